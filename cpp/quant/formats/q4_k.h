@@ -1,0 +1,37 @@
+// Q4_K: 256 weights in 8 groups of 32, 4-bit values, 6-bit scales and minima. Layout: half d;
+// half dmin; u8 scales[12] (see unpack_k_scales); u8 qs[128]. Each 32 bytes of qs hold two groups:
+// the first in the low, the second in the high nibbles.
+#pragma once
+
+#include "quant/nibbles.h"
+
+namespace a2sf {
+
+struct Q4_K {
+    static constexpr const char *kName = "Q4_K";
+    static constexpr uint32_t kGgmlId = 12;
+    static constexpr int kBlock = 256;
+    static constexpr int kBlockBytes = 144;
+    static constexpr int kGroup = 32;
+    static constexpr bool kHasOffset = true;
+
+    struct Block {
+        uint16_t d;
+        uint16_t dmin;
+        uint8_t scales[12];
+        uint8_t qs[128];
+    };
+    static_assert(sizeof(Block) == kBlockBytes);
+
+    A2SF_INLINE void unpack(const uint8_t *block, int8_t *q, float *scale, float *offset) {
+        unpack_k_scales(block, scale, offset);
+        for (int pair = 0; pair < 4; ++pair) {
+            const uint8_t *qs = block + 16 + 32 * pair;
+            int8_t *out = q + 64 * pair;
+            for (int i = 0; i < 32; ++i) out[i] = (int8_t)(qs[i] & 15);
+            for (int i = 0; i < 32; ++i) out[i + 32] = (int8_t)(qs[i] >> 4);
+        }
+    }
+};
+
+}  // namespace a2sf
