@@ -1,0 +1,168 @@
+#include "evict/options.h"
+
+#include <charconv>
+#include <cmath>
+#include <sstream>
+
+#include "base/error.h"
+#include "evict/policy.h"
+#include "evict/registry.h"
+
+namespace a2sf {
+
+namespace {
+
+template <typename T>
+T parse_number(std::string_view text, std::string_view what, const char *expected) {
+    T value{};
+    const char *end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    if (error != std::errc{} || stop != end) {
+        throw OptionError(str(what, ": ", expected, " expected, found \"", text, "\""));
+    }
+    return value;
+}
+
+void check_factor(double factor) {
+    if (!(factor >= 0.0 && factor <= 1.0)) {
+        throw OptionError(str("forgetting_factor: a number from 0 to 1 expected, found ", factor));
+    }
+}
+
+void check_share(const Amount &amount, const char *what) {
+    if (amount.tokens.has_value() == amount.share.has_value()) {
+        throw OptionError(str(what, ": tokens or a share expected, found ",
+                              amount.tokens ? "both" : "neither"));
+    }
+    if (amount.share && !(*amount.share >= 0.0 && *amount.share <= 1.0)) {
+        throw OptionError(
+            str(what, ": a share from 0 % to 100 % expected, found ", *amount.share * 100.0, " %"));
+    }
+}
+
+// Options that the policy has no use for are errors, never ignored.
+void check_unused(const EvictionOptions &options, const Policy &policy) {
+    const auto refuse = [&](bool given, const char *option, const char *reason) {
+        if (given) {
+            throw OptionError(str(option, ": no such option expected for policy ", policy.name, ", ",
+                                  reason, "; found one"));
+        }
+    };
+    if (!policy.evicts()) {
+        const char *reason = "which evicts nothing";
+        refuse(options.budget.has_value(), "budget", reason);
+        refuse(options.sinks.has_value(), "sinks", reason);
+        refuse(options.recent.has_value(), "recent", reason);
+        refuse(options.scope.has_value(), "scope", reason);
+        refuse(options.prefill.has_value(), "prefill", reason);
+    }
+    const char *unscored = "which accumulates no attention score";
+    refuse(options.forgetting_factor && policy.n_lanes() == 0, "forgetting_factor", unscored);
+    refuse(options.pooling && policy.n_lanes() == 0, "pooling", unscored);
+    refuse(options.forgetting_factor && policy.uses_window(), "forgetting_factor",
+           "which weighs queries by its window");
+    refuse(options.window && !policy.uses_window(), "window", "which has no observation window");
+}
+
+size_t resolve_budget(const Amount &budget, size_t n_prompt) {
+    if (budget.tokens) return *budget.tokens;
+    const double exact = *budget.share * static_cast<double>(n_prompt);
+    const size_t tokens = static_cast<size_t>(std::floor(exact + 0.5));
+    return tokens == 0 ? 1 : tokens;
+}
+
+// Rounded down, but not because 29 % has no exact binary form.
+size_t floor_share(double share, size_t n) {
+    return static_cast<size_t>(share * static_cast<double>(n) + 1e-9);
+}
+
+void check_protection(const EvictionConfig &config) {
+    if (config.n_sinks + config.n_recent <= config.budget) return;
+    throw OptionError(str("budget: at least ", config.n_sinks + config.n_recent, " tokens (",
+                          config.n_sinks, " sinks + ", config.n_recent, " recent) expected for policy ",
+                          config.policy->name, ", found ", config.budget));
+}
+
+}  // namespace
+
+Amount Amount::parse(std::string_view text, std::string_view what) {
+    const char *expected = "a number of tokens or a percentage such as 20%";
+    if (!text.empty() && text.back() == '%') {
+        const double percent =
+            parse_number<double>(text.substr(0, text.size() - 1), what, expected);
+        return of_share(percent / 100.0);
+    }
+    return of_tokens(parse_number<size_t>(text, what, expected));
+}
+
+std::string Amount::to_string() const {
+    return tokens ? str(*tokens) : str(share.value_or(0.0) * 100.0, "%");
+}
+
+void EvictionOptions::validate() const {
+    const Policy &chosen = find_policy(policy);
+    check_unused(*this, chosen);
+    if (budget) check_share(*budget, "budget");
+    if (recent) check_share(*recent, "recent");
+    if (forgetting_factor) check_factor(*forgetting_factor);
+    if (budget && (budget->tokens == size_t{0} || budget->share == 0.0)) {
+        throw OptionError("budget: at least 1 token expected, found 0");
+    }
+    if (window && *window == 0) throw OptionError("window: at least 1 query expected, found 0");
+    if (pooling && *pooling % 2 == 0) {
+        throw OptionError(
+            str("pooling: an odd number of positions expected, 1 for none, found ", *pooling));
+    }
+    if (chosen.evicts() && !needs_prompt_length()) resolve(*this, 0);
+}
+
+EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt) {
+    const Policy &policy = find_policy(options.policy);
+    const Preset &preset = policy.preset;
+    EvictionConfig config;
+    config.policy = &policy;
+    if (!policy.evicts()) return config;
+    config.budget =
+        resolve_budget(options.budget.value_or(Amount::of_tokens(kDefaultBudget)), n_prompt);
+    config.n_sinks = options.sinks.value_or(preset.n_sinks);
+    const Amount recent = options.recent.value_or(
+        preset.recent_share > 0 ? Amount::of_share(static_cast<double>(preset.recent_share))
+                                : Amount::of_tokens(preset.recent_tokens));
+    config.n_recent = recent.tokens ? *recent.tokens : floor_share(*recent.share, config.budget);
+    config.window = options.window.value_or(preset.window);
+    config.forgetting_factor =
+        static_cast<float>(options.forgetting_factor.value_or(preset.forgetting_factor));
+    config.fast_forgetting_factor = preset.fast_forgetting_factor;
+    config.scope = options.scope.value_or(Scope::Head);
+    config.pooling = options.pooling.value_or(preset.pooling);
+    config.prefill = options.prefill.value_or(preset.prefill);
+    check_protection(config);
+    return config;
+}
+
+const char *name_of(PromptMode mode) {
+    switch (mode) {
+        case PromptMode::Token: return "token";
+        case PromptMode::Chunk: return "chunk";
+        case PromptMode::Full: return "full";
+    }
+    return "";
+}
+
+const char *name_of(Scope scope) { return scope == Scope::Head ? "head" : "layer"; }
+
+PromptMode parse_prompt_mode(std::string_view text) {
+    for (PromptMode mode : {PromptMode::Token, PromptMode::Chunk, PromptMode::Full}) {
+        if (text == name_of(mode)) return mode;
+    }
+    throw OptionError(str("prefill: token, chunk or full expected, found \"", text, "\""));
+}
+
+Scope parse_scope(std::string_view text) {
+    for (Scope scope : {Scope::Head, Scope::Layer}) {
+        if (text == name_of(scope)) return scope;
+    }
+    throw OptionError(str("scope: head or layer expected, found \"", text, "\""));
+}
+
+}  // namespace a2sf

@@ -1,0 +1,77 @@
+// What a user asks of the eviction, and what that comes to for one prompt.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace a2sf {
+
+class Policy;
+
+// When a prompt's tokens are evicted (algorithm.md, section 2; the paper's order is Token).
+enum class PromptMode { Token, Chunk, Full };
+
+// Whether each KV head keeps its own tokens, or all KV heads of a layer the same ones.
+enum class Scope { Head, Layer };
+
+// A number of tokens, or a share of something ("25%"): the budget's of the prompt, recent's of the
+// budget. Exactly one of the two is set.
+struct Amount {
+    std::optional<size_t> tokens;
+    std::optional<double> share;  // 0..1
+
+    // "1024" or "20%". Throws OptionError naming `what`.
+    static Amount parse(std::string_view text, std::string_view what);
+    static Amount of_tokens(size_t n) { return {n, std::nullopt}; }
+    static Amount of_share(double share) { return {std::nullopt, share}; }
+    std::string to_string() const;
+};
+
+constexpr size_t kDefaultBudget = 1024;
+
+// Unset members take the policy's preset.
+struct EvictionOptions {
+    std::string policy = "full";
+    std::optional<Amount> budget;
+    std::optional<double> forgetting_factor;
+    std::optional<size_t> sinks;
+    std::optional<Amount> recent;
+    std::optional<size_t> window;
+    std::optional<Scope> scope;
+    std::optional<size_t> pooling;
+    std::optional<PromptMode> prefill;
+
+    // Throws OptionError if no prompt could make these valid: unknown names, numbers out of range,
+    // options that the policy would ignore, protections larger than a fixed budget.
+    void validate() const;
+    bool needs_prompt_length() const { return budget && budget->share; }
+};
+
+// The same for one session: every number decided.
+struct EvictionConfig {
+    const Policy *policy = nullptr;
+    size_t budget = 0;  // live slots per head after a step; 0 = no limit (policy full)
+    size_t n_sinks = 0;
+    size_t n_recent = 0;
+    size_t window = 0;  // queries in a box window; 0 = none
+    float forgetting_factor = 1.0f;
+    float fast_forgetting_factor = 1.0f;  // the second lane of a2sf-dual
+    Scope scope = Scope::Head;
+    size_t pooling = 1;
+    PromptMode prefill = PromptMode::Chunk;
+
+    bool evicts() const { return budget != 0; }
+};
+
+// Decides every number for a prompt of n_prompt tokens (used when the budget is a share).
+// Throws OptionError as validate() does, and when the protections exceed the budget.
+EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt);
+
+const char *name_of(PromptMode mode);
+const char *name_of(Scope scope);
+PromptMode parse_prompt_mode(std::string_view text);  // OptionError lists the known ones
+Scope parse_scope(std::string_view text);
+
+}  // namespace a2sf

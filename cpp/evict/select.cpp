@@ -1,0 +1,82 @@
+#include "evict/select.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace a2sf {
+
+namespace {
+
+// Every head's row becomes the sum of all rows. Heads hold the same tokens, so indices agree.
+void share_ranks(size_t n_heads, size_t live, Matrix<float> rank) {
+    float *total = rank.row(0);
+    for (size_t h = 1; h < n_heads; ++h) {
+        const float *own = rank.row(h);
+        for (size_t i = 0; i < live; ++i) total[i] += own[i];
+    }
+    for (size_t h = 1; h < n_heads; ++h) std::copy(total, total + live, rank.row(h));
+}
+
+void pool_ranks(size_t reach, std::span<const int32_t> pos, float *rank, std::span<float> scratch) {
+    const size_t live = pos.size();
+    const int32_t distance = static_cast<int32_t>(reach);
+    std::copy(rank, rank + live, scratch.begin());
+    size_t first = 0;
+    size_t last = 0;
+    for (size_t i = 0; i < live; ++i) {
+        while (pos[i] - pos[first] > distance) ++first;
+        while (last < live && pos[last] - pos[i] <= distance) ++last;
+        rank[i] = *std::max_element(scratch.begin() + first, scratch.begin() + last);
+    }
+}
+
+}  // namespace
+
+void spread_ranks(const EvictionConfig &config, const Policy &policy,
+                  std::span<const HeadView> heads, Matrix<float> rank, std::span<float> scratch) {
+    if (policy.spreads_itself()) return;
+    if (config.scope == Scope::Layer) share_ranks(heads.size(), heads[0].pos.size(), rank);
+    if (config.pooling <= 1) return;
+    for (size_t h = 0; h < heads.size(); ++h) {
+        pool_ranks(config.pooling / 2, heads[h].pos, rank.row(h), scratch);
+    }
+}
+
+Unprotected unprotected(const EvictionConfig &config, std::span<const int32_t> pos) {
+    const int64_t newest = pos.back();
+    const auto sinks_end =
+        std::lower_bound(pos.begin(), pos.end(), static_cast<int64_t>(config.n_sinks));
+    const auto recent_begin = std::upper_bound(pos.begin(), pos.end(),
+                                               newest - static_cast<int64_t>(config.n_recent));
+    const size_t first = static_cast<size_t>(sinks_end - pos.begin());
+    return {first, std::max(first, static_cast<size_t>(recent_begin - pos.begin()))};
+}
+
+void select_victims(std::span<const float> rank, Unprotected range, std::span<uint32_t> victims,
+                    std::span<uint32_t> scratch) {
+    constexpr float kLowest = -std::numeric_limits<float>::infinity();
+    const auto key = [&](uint32_t i) { return std::isnan(rank[i]) ? kLowest : rank[i]; };
+    if (victims.size() == 1) {
+        // The steady state of decoding: a plain minimum, the first of equals.
+        uint32_t lowest = static_cast<uint32_t>(range.first);
+        for (size_t i = range.first + 1; i < range.last; ++i) {
+            if (key(static_cast<uint32_t>(i)) < key(lowest)) lowest = static_cast<uint32_t>(i);
+        }
+        victims[0] = lowest;
+        return;
+    }
+    const size_t n = range.last - range.first;
+    for (size_t i = 0; i < n; ++i) scratch[i] = static_cast<uint32_t>(range.first + i);
+    const auto goes_first = [&](uint32_t a, uint32_t b) {
+        return key(a) != key(b) ? key(a) < key(b) : a < b;
+    };
+    if (victims.size() < n) {
+        std::nth_element(scratch.begin(), scratch.begin() + victims.size(), scratch.begin() + n,
+                         goes_first);
+    }
+    std::copy_n(scratch.begin(), victims.size(), victims.begin());
+    std::sort(victims.begin(), victims.end());
+}
+
+}  // namespace a2sf

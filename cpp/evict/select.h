@@ -1,0 +1,31 @@
+// From ranks to victims, the same for every policy.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "evict/options.h"
+#include "evict/policy.h"
+
+namespace a2sf {
+
+// Turns a policy's ranks into those that count: for Scope::Layer every head gets the sum over heads
+// (all heads then hold the same tokens), and pooling replaces a rank by the maximum over tokens
+// whose positions lie within pooling / 2. rank [n_kv_heads, >= live]; scratch [live].
+void spread_ranks(const EvictionConfig &config, const Policy &policy,
+                  std::span<const HeadView> heads, Matrix<float> rank, std::span<float> scratch);
+
+// The tokens that neither sinks nor recent protect: indices [first, last) of an age-ordered list.
+struct Unprotected {
+    size_t first;
+    size_t last;
+};
+Unprotected unprotected(const EvictionConfig &config, std::span<const int32_t> pos);
+
+// Picks the n lowest of rank[first, last), ties to the older, NaN lowest of all. Writes their
+// indices in ascending order. victims [n]; scratch [>= last - first]. n <= last - first.
+void select_victims(std::span<const float> rank, Unprotected range, std::span<uint32_t> victims,
+                    std::span<uint32_t> scratch);
+
+}  // namespace a2sf

@@ -1,0 +1,90 @@
+// Ranks to victims: selection against a sort, protection, pooling, shared heads.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "evict/registry.h"
+#include "evict/select.h"
+
+using namespace a2sf;
+
+namespace {
+
+std::vector<uint32_t> victims_of(const std::vector<float> &rank, Unprotected range, size_t n) {
+    std::vector<uint32_t> victims(n);
+    std::vector<uint32_t> scratch(rank.size());
+    select_victims(rank, range, victims, scratch);
+    return victims;
+}
+
+}  // namespace
+
+TEST_CASE("the lowest ranks go, the older of equals") {
+    std::mt19937 random(1);
+    for (int round = 0; round < 300; ++round) {
+        const size_t live = 1 + random() % 60;
+        std::vector<float> rank(live);
+        for (float &r : rank) r = static_cast<float>(random() % 6);  // many ties
+        const size_t first = random() % live;
+        const size_t last = first + 1 + random() % (live - first);
+        const size_t n = 1 + random() % (last - first);
+        std::vector<uint32_t> expected(last - first);
+        std::iota(expected.begin(), expected.end(), static_cast<uint32_t>(first));
+        std::stable_sort(expected.begin(), expected.end(),
+                         [&](uint32_t a, uint32_t b) { return rank[a] < rank[b]; });
+        expected.resize(n);
+        std::sort(expected.begin(), expected.end());
+        CHECK(victims_of(rank, {first, last}, n) == expected);
+    }
+}
+
+TEST_CASE("a rank that is not a number goes first") {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    CHECK(victims_of({1, nan, 0, 2}, {0, 4}, 1) == std::vector<uint32_t>{1});
+    CHECK(victims_of({1, nan, 0, nan}, {0, 4}, 2) == std::vector<uint32_t>{1, 3});
+    CHECK(victims_of({1, nan, 0, nan}, {0, 4}, 3) == std::vector<uint32_t>{1, 2, 3});
+}
+
+TEST_CASE("sinks are the first positions, recent ones the newest") {
+    EvictionConfig config;
+    config.n_sinks = 4;
+    config.n_recent = 3;
+    const std::vector<int32_t> pos = {0, 1, 3, 7, 20, 30, 31, 32, 33};
+    const Unprotected range = unprotected(config, pos);
+    CHECK(range.first == 3);
+    CHECK(range.last == 6);
+    config.n_recent = 0;
+    CHECK(unprotected(config, pos).last == pos.size());
+    config.n_sinks = 100;
+    CHECK(unprotected(config, pos).first == unprotected(config, pos).last);
+}
+
+TEST_CASE("pooling takes the maximum over neighbouring positions, not neighbouring slots") {
+    const std::vector<int32_t> pos = {0, 1, 5, 6, 7, 30};
+    std::vector<float> rank = {1, 9, 2, 3, 8, 4};
+    std::vector<float> scratch(rank.size());
+    const std::vector<HeadView> heads = {{.pos = pos}};
+    EvictionConfig config;
+    config.pooling = 3;
+    spread_ranks(config, find_policy("a2sf"), heads, {rank.data(), 1, rank.size()}, scratch);
+    CHECK(rank == std::vector<float>{9, 9, 3, 8, 8, 4});
+}
+
+TEST_CASE("the heads of a layer share the sum of their ranks, pooled afterwards") {
+    const std::vector<int32_t> pos = {0, 1, 9};
+    std::vector<float> rank = {1, 2, 3, 10, 0, 5};
+    std::vector<float> scratch(3);
+    const std::vector<HeadView> heads = {{.pos = pos}, {.pos = pos}};
+    EvictionConfig config;
+    config.scope = Scope::Layer;
+    spread_ranks(config, find_policy("a2sf"), heads, {rank.data(), 2, 3}, scratch);
+    CHECK(rank == std::vector<float>{11, 2, 8, 11, 2, 8});
+    config.pooling = 3;
+    rank = {1, 2, 3, 10, 0, 5};
+    spread_ranks(config, find_policy("a2sf"), heads, {rank.data(), 2, 3}, scratch);
+    CHECK(rank == std::vector<float>{11, 11, 8, 11, 11, 8});
+}
