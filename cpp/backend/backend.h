@@ -1,0 +1,148 @@
+// The operations that a device implements. The decoder is written in these and in nothing else.
+//
+// Pointers in views are device pointers; only copy_to_host and copy_to_device cross over. Operations
+// of one backend run in order. Arguments are trusted: the model and the session validated them.
+// A backend belongs to one session (its threads and scratch do not serve two at once).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/buffer.h"
+#include "quant/registry.h"
+
+namespace a2sf {
+
+// Memory on a device, or a view of memory that somebody else owns.
+class DeviceMemory {
+  public:
+    virtual ~DeviceMemory() = default;
+    void *data() const { return data_; }
+    size_t n_bytes() const { return n_bytes_; }
+
+  protected:
+    void *data_ = nullptr;
+    size_t n_bytes_ = 0;
+};
+
+// A weight matrix in its GGUF blocks: rows x cols, each row a whole number of blocks.
+// One-dimensional weights (norms, biases) are F32 with rows == 1.
+struct Weight {
+    const WeightType *type = nullptr;
+    size_t rows = 0;
+    size_t cols = 0;
+    const void *data = nullptr;
+};
+
+// y = x * w^T (+ bias) (+ y). x [m, w.cols], y [m, w.rows], bias [w.rows] or null.
+struct Product {
+    const Weight *w = nullptr;
+    const float *bias = nullptr;
+    Matrix<float> y;
+    bool accumulate = false;
+};
+
+enum class Activation { Silu, GeluTanh };
+
+// Which elements of a head rotate together: (2i, 2i+1), or (i, i + n_rot/2).
+enum class RopeStyle { Interleaved, Halves };
+
+enum class KvType { F32, F16, Q8_0 };
+
+// Bytes of one K or V row. Q8_0 stores blocks of 32: half scale, 32 signed bytes.
+size_t kv_row_bytes(KvType type, size_t head_dim);
+const char *name_of(KvType type);
+
+// One layer's slots. k and v: [n_kv_heads, capacity] rows of kv_row_bytes(type, head_dim).
+struct KvSlots {
+    KvType type = KvType::F32;
+    size_t n_kv_heads = 0;
+    size_t head_dim = 0;
+    size_t capacity = 0;
+    void *k = nullptr;
+    void *v = nullptr;
+};
+
+// One accumulated score per slot, updated by attention:
+//   scores[h][s] <- decay * scores[h][s] + sum_i query_weight[i] * sum_g p_g[i, s]
+// over the m queries i of the chunk and the G query heads g that share KV head h. A decay of 0
+// overwrites whatever was there. scores [n_kv_heads, capacity]; query_weight [m].
+struct ScoreLane {
+    float *scores = nullptr;
+    float decay = 1.0f;
+    const float *query_weight = nullptr;
+};
+
+// Attention of m queries over a layer's live slots. A query at position p sees the slots with
+// pos <= p and, if window > 0, pos > p - window. Slots are in no particular order. A query always sees at least
+// its own slot. Head g of n_heads reads KV head g / (n_heads / n_kv_heads).
+struct AttentionArgs {
+    Matrix<const float> q;                // [m, n_heads * head_dim], rotated
+    Matrix<float> out;                    // [m, n_heads * head_dim]
+    const int32_t *query_pos = nullptr;   // [m], ascending
+    KvSlots slots;
+    const int32_t *pos = nullptr;         // [n_kv_heads, capacity]
+    const uint32_t *live = nullptr;       // [n_kv_heads]: slots [0, live) are in use
+    size_t n_heads = 0;
+    int32_t window = 0;
+    float scale = 1.0f;
+    std::span<const ScoreLane> lanes;
+};
+
+class Backend {
+  public:
+    virtual ~Backend() = default;
+
+    virtual const char *device() const = 0;  // "cpu"
+    virtual const char *isa() const = 0;     // "avx512", "sm_90"
+    virtual size_t n_threads() const = 0;
+
+    // Zeroed memory. Throws DeviceError saying how much was wanted for what.
+    virtual std::unique_ptr<DeviceMemory> allocate(size_t n_bytes, const char *what) = 0;
+    // Makes bytes readable by operations; may keep pointing to them, so they must stay alive.
+    virtual std::unique_ptr<DeviceMemory> upload(std::span<const std::byte> bytes) = 0;
+    virtual void copy_to_host(void *host, const void *device, size_t n_bytes) = 0;
+    virtual void copy_to_device(void *device, const void *host, size_t n_bytes) = 0;
+
+    // out[i] = scale * table[ids[i]]. out [n_ids, table.cols].
+    virtual void embed(const Weight &table, std::span<const int32_t> ids, float scale,
+                       Matrix<float> out) = 0;
+
+    // All products of one x; x is prepared (quantised) once for all of them.
+    virtual void matmul(Matrix<const float> x, std::span<const Product> products) = 0;
+
+    // Normalises every run of `width` elements in each row of x (width divides x.cols):
+    // y = x / sqrt(mean(x^2) + eps) * weight (+ y). weight [width]. y may be x.
+    virtual void rms_norm(Matrix<const float> x, size_t width, const float *weight, float eps,
+                          Matrix<float> y, bool accumulate) = 0;
+
+    // gate <- act(gate) * up, same shapes.
+    virtual void gated(Activation act, Matrix<float> gate, Matrix<const float> up) = 0;
+
+    // angles[i] = cos(pos[i] * frequency[j]) * magnitude for j < n_rot/2, then the sines likewise.
+    // frequency [n_rot/2], host memory; angles [n_pos, n_rot].
+    virtual void rope_angles(std::span<const int32_t> pos, std::span<const float> frequency,
+                             float magnitude, Matrix<float> angles) = 0;
+
+    // Rotates the first n_rot = angles.cols elements of every head_dim-wide head of every row of x.
+    virtual void rope(RopeStyle style, size_t head_dim, Matrix<const float> angles,
+                      Matrix<float> x) = 0;
+
+    // Stores rows i of k and v [m, n_kv_heads * head_dim] into slot[h * m + i] of head h.
+    virtual void kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
+                          const uint32_t *slot) = 0;
+
+    // Copies K and V of slot `from` over slot `to` within one head.
+    virtual void kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) = 0;
+
+    virtual void attention(const AttentionArgs &args) = 0;
+
+    // similarity[h][s] = cosine of key s and the mean of head h's live keys (arXiv 2504.15364);
+    // 0 where either has no length. live [n_kv_heads]; similarity [n_kv_heads, capacity].
+    virtual void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) = 0;
+};
+
+}  // namespace a2sf

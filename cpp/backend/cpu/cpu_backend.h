@@ -1,0 +1,76 @@
+// The CPU as a backend: splits each operation into tasks for a thread pool and calls the kernels of
+// one instruction set. Tasks are cut by shape alone, never by the number of threads, so results do
+// not depend on it. Owner: one session. Scratch grows when a larger shape is first seen.
+#pragma once
+
+#include "backend/backend.h"
+#include "backend/cpu/kernels.h"
+#include "base/thread_pool.h"
+
+namespace a2sf {
+
+class CpuBackend final : public Backend {
+  public:
+    CpuBackend(const Kernels &kernels, size_t n_threads);
+
+    const char *device() const override { return "cpu"; }
+    const char *isa() const override { return kernels_.name; }
+    size_t n_threads() const override { return pool_.n_threads(); }
+
+    std::unique_ptr<DeviceMemory> allocate(size_t n_bytes, const char *what) override;
+    std::unique_ptr<DeviceMemory> upload(std::span<const std::byte> bytes) override;
+    void copy_to_host(void *host, const void *device, size_t n_bytes) override;
+    void copy_to_device(void *device, const void *host, size_t n_bytes) override;
+
+    void embed(const Weight &table, std::span<const int32_t> ids, float scale,
+               Matrix<float> out) override;
+    void matmul(Matrix<const float> x, std::span<const Product> products) override;
+    void rms_norm(Matrix<const float> x, size_t width, const float *weight, float eps,
+                  Matrix<float> y, bool accumulate) override;
+    void gated(Activation act, Matrix<float> gate, Matrix<const float> up) override;
+    void rope_angles(std::span<const int32_t> pos, std::span<const float> frequency,
+                     float magnitude, Matrix<float> angles) override;
+    void rope(RopeStyle style, size_t head_dim, Matrix<const float> angles,
+              Matrix<float> x) override;
+    void kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
+                  const uint32_t *slot) override;
+    void kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) override;
+    void attention(const AttentionArgs &args) override;
+    void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) override;
+
+  private:
+    // At least n elements of memory that is reused from call to call; contents are undefined.
+    template <typename T>
+    static T *reserve(Buffer<T> &buffer, size_t n) {
+        if (buffer.size() < n) buffer = Buffer<T>(n, "scratch");
+        return buffer.data();
+    }
+    // Calls body(begin, end, worker) over [0, n) in runs whose length depends on `cost` (roughly
+    // operations or bytes per item) alone.
+    template <typename Body>
+    void split(size_t n, size_t cost, const Body &body);
+
+    QuantizedX quantize(Matrix<const float> x);
+    struct AttentionPlan;
+    void attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
+                        size_t part, size_t worker);
+
+    const Kernels &kernels_;
+    ThreadPool pool_;
+    Buffer<std::byte> panels_;     // [n_threads, kPanelBytes]
+    Buffer<std::byte> quantized_;  // one QuantizedX
+    Buffer<float> attention_;      // [n_threads, an AttentionTile's scratch, p and weights]
+    Buffer<float> partial_;        // [n_lanes, n_kv_heads, n_parts, padded(live)]
+    Buffer<float> key_rows_;       // [n_threads, 2, padded(head_dim)]
+};
+
+template <typename Body>
+void CpuBackend::split(size_t n, size_t cost, const Body &body) {
+    constexpr size_t kTaskCost = 16384;  // some microseconds
+    const size_t run = cost >= kTaskCost ? 1 : kTaskCost / (cost == 0 ? 1 : cost);
+    pool_.run((n + run - 1) / run, [&](size_t task, size_t worker) {
+        body(task * run, task * run + run < n ? task * run + run : n, worker);
+    });
+}
+
+}  // namespace a2sf

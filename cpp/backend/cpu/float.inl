@@ -1,0 +1,226 @@
+// Kernels on float rows: normalisation, activations, RoPE, activation quantisation, K/V rows.
+// Included by kernels.inl, after one simd_<isa>.h.
+
+namespace a2sf {
+namespace {
+
+// exp(x) = 2^n * e^r with n = round(x / ln 2), |r| <= ln(2) / 2, e^r by its Taylor series to r^7
+// (remainder below 6e-9). ln 2 is split so that n * kLn2High is exact. Not-a-number stays one.
+A2SF_INLINE F exp_of(F x) {
+    const F lowest = set1(-87.3f);
+    const F clamped = max(lowest, min(set1(88.3f), x));
+    const I n = round_i(mul(clamped, set1(1.44269504f)));
+    const F n_float = to_float(n);
+    F r = fma(n_float, set1(-0.693145751953125f), clamped);
+    r = fma(n_float, set1(-1.42860677e-6f), r);
+    F series = set1(1.0f / 5040.0f);
+    series = fma(series, r, set1(1.0f / 720.0f));
+    series = fma(series, r, set1(1.0f / 120.0f));
+    series = fma(series, r, set1(1.0f / 24.0f));
+    series = fma(series, r, set1(1.0f / 6.0f));
+    series = fma(series, r, set1(0.5f));
+    series = fma(series, r, set1(1.0f));
+    series = fma(series, r, set1(1.0f));
+    return keep_from(mul(series, pow2(n)), x, lowest);
+}
+
+// x / (1 + exp(-u)): SiLU for u = x.
+A2SF_INLINE F times_sigmoid(F x, F u) {
+    return div(x, add(set1(1.0f), exp_of(sub(set1(0.0f), u))));
+}
+
+A2SF_INLINE F silu_of(F x) {
+    return times_sigmoid(x, x);
+}
+
+// 0.5 x (1 + tanh(t)) = x * sigmoid(2 t), t = sqrt(2 / pi) * (x + 0.044715 x^3).
+A2SF_INLINE F gelu_of(F x) {
+    const F cubic = fma(mul(mul(x, x), x), set1(0.044715f), x);
+    return times_sigmoid(x, mul(cubic, set1(1.59576912f)));
+}
+
+void exp_row(const float *x, float *y, size_t n) {
+    size_t i = 0;
+    for (; i + kW <= n; i += kW) store(y + i, exp_of(load(x + i)));
+    if (i < n) store_n(y + i, exp_of(load_n(x + i, n - i)), n - i);
+}
+
+void silu_gated(float *gate, const float *up, size_t n) {
+    size_t i = 0;
+    for (; i + kW <= n; i += kW) store(gate + i, mul(silu_of(load(gate + i)), load(up + i)));
+    if (i == n) return;
+    store_n(gate + i, mul(silu_of(load_n(gate + i, n - i)), load_n(up + i, n - i)), n - i);
+}
+
+void gelu_gated(float *gate, const float *up, size_t n) {
+    size_t i = 0;
+    for (; i + kW <= n; i += kW) store(gate + i, mul(gelu_of(load(gate + i)), load(up + i)));
+    if (i == n) return;
+    store_n(gate + i, mul(gelu_of(load_n(gate + i, n - i)), load_n(up + i, n - i)), n - i);
+}
+
+float dot_rows(const float *a, const float *b, size_t n) {
+    F s0 = set1(0.0f), s1 = s0, s2 = s0, s3 = s0;
+    size_t i = 0;
+    for (; i + 4 * kW <= n; i += 4 * kW) {
+        s0 = fma(load(a + i), load(b + i), s0);
+        s1 = fma(load(a + i + kW), load(b + i + kW), s1);
+        s2 = fma(load(a + i + 2 * kW), load(b + i + 2 * kW), s2);
+        s3 = fma(load(a + i + 3 * kW), load(b + i + 3 * kW), s3);
+    }
+    for (; i + kW <= n; i += kW) s0 = fma(load(a + i), load(b + i), s0);
+    if (i < n) s1 = fma(load_n(a + i, n - i), load_n(b + i, n - i), s1);
+    return sum(add(add(s0, s1), add(s2, s3)));
+}
+
+void add_scaled(const float *x, float scale, float *y, size_t n) {
+    const F factor = set1(scale);
+    size_t i = 0;
+    for (; i + kW <= n; i += kW) store(y + i, fma(load(x + i), factor, load(y + i)));
+    if (i == n) return;
+    store_n(y + i, fma(load_n(x + i, n - i), factor, load_n(y + i, n - i)), n - i);
+}
+
+void rms_norm(const float *x, const float *weight, size_t n, float eps, float *y, bool accumulate) {
+    const float mean_square = dot_rows(x, x, n) / (float)n;
+    const F factor = set1(1.0f / __builtin_sqrtf(mean_square + eps));
+    const F keep = set1(accumulate ? 1.0f : 0.0f);
+    size_t i = 0;
+    for (; i + kW <= n; i += kW) {
+        const F old = accumulate ? load(y + i) : keep;
+        store(y + i, fma(mul(load(x + i), factor), load(weight + i), old));
+    }
+    if (i == n) return;
+    const size_t tail = n - i;
+    const F old = accumulate ? load_n(y + i, tail) : keep;
+    store_n(y + i, fma(mul(load_n(x + i, tail), factor), load_n(weight + i, tail), old), tail);
+}
+
+void rope_interleaved(const float *cosines, const float *sines, size_t n_rot, float *head) {
+    for (size_t i = 0; i < n_rot / 2; ++i) {
+        const float a = head[2 * i], b = head[2 * i + 1];
+        head[2 * i] = a * cosines[i] - b * sines[i];
+        head[2 * i + 1] = a * sines[i] + b * cosines[i];
+    }
+}
+
+void rope_halves(const float *cosines, const float *sines, size_t n_rot, float *head) {
+    const size_t half = n_rot / 2;
+    float *upper = head + half;
+    size_t i = 0;
+    for (; i + kW <= half; i += kW) {
+        const F a = load(head + i), b = load(upper + i);
+        const F c = load(cosines + i), s = load(sines + i);
+        store(head + i, sub(mul(a, c), mul(b, s)));
+        store(upper + i, add(mul(a, s), mul(b, c)));
+    }
+    for (; i < half; ++i) {
+        const float a = head[i], b = upper[i];
+        head[i] = a * cosines[i] - b * sines[i];
+        upper[i] = a * sines[i] + b * cosines[i];
+    }
+}
+
+// Largest magnitude of 32 floats.
+A2SF_INLINE float largest_of_32(const float *x) {
+    F largest = abs(load(x));
+    for (size_t i = kW; i < 32; i += kW) largest = max(largest, abs(load(x + i)));
+    return maximum(largest);
+}
+
+// q = round(x * inverse), 32 of them.
+A2SF_INLINE void quantize_32(const float *x, float inverse, int8_t *q) {
+    const F factor = set1(inverse);
+    for (size_t i = 0; i < 32; i += kW) store_bytes(q + i, round_i(mul(load(x + i), factor)));
+}
+
+// Below this magnitude a group counts as zero: 127 / amax would overflow.
+constexpr float kSmallestGroup = 1e-30f;
+
+void quantize_row(const float *x, size_t n, const QuantizedX &xq, size_t t, bool lanes) {
+    int8_t *q = xq.q + t * xq.cols;
+    float *scale = xq.scale + t * (xq.cols / 32);
+    float *sum16 = xq.sum16 + t * (xq.cols / 16);
+    float *sum32 = xq.sum32 + t * (xq.cols / 32);
+    int32_t *start16 = xq.start16 + t * (xq.cols / 16);
+    int32_t *start32 = xq.start32 + t * (xq.cols / 32);
+    constexpr int32_t kStart = kFlipWeights ? -128 : 0;
+    for (size_t g = 0; g < xq.cols / 32; ++g) {
+        int8_t *group = q + g * 32;
+        int32_t sums[2] = {0, 0};
+        scale[g] = 0.0f;
+        for (size_t i = 0; i < 32; ++i) group[i] = 0;
+        const float amax = g * 32 < n ? largest_of_32(x + g * 32) : 0.0f;
+        if (amax > kSmallestGroup) {
+            scale[g] = amax / 127.0f;
+            quantize_32(x + g * 32, 127.0f / amax, group);
+            for (size_t i = 0; i < 16; ++i) sums[0] += group[i];
+            for (size_t i = 16; i < 32; ++i) sums[1] += group[i];
+        }
+        for (size_t half = 0; half < 2; ++half) {
+            sum16[2 * g + half] = scale[g] * (float)sums[half];
+            start16[2 * g + half] = kStart * sums[half];
+        }
+        sum32[g] = scale[g] * (float)(sums[0] + sums[1]);
+        start32[g] = kStart * (sums[0] + sums[1]);
+    }
+    if (!lanes) return;
+    for (size_t i = 0; i < xq.cols / 4; ++i) {
+        xq.lane_start[i] = kStart * (q[4 * i] + q[4 * i + 1] + q[4 * i + 2] + q[4 * i + 3]);
+    }
+}
+
+// Q8_0 with the inverse of the scale as stored, so that the stored half is the one that was used.
+void kv_store_q8_0(const float *x, size_t n, uint8_t *row) {
+    for (size_t i = 0; i < n; i += kKvBlock, row += kKvBlockBytes) {
+        float wanted = largest_of_32(x + i) / 127.0f;
+        wanted = wanted > 65504.0f ? 65504.0f : wanted;
+        const uint16_t half = float_to_half(wanted);
+        const float d = half_to_float(half);
+        const F inverse = set1(d > 0.0f ? 1.0f / d : 0.0f), limit = set1(127.0f);
+        memcpy(row, &half, sizeof half);
+        int8_t *q = (int8_t *)(row + 2);
+        for (size_t j = 0; j < kKvBlock; j += kW) {
+            const F scaled = mul(load(x + i + j), inverse);
+            store_bytes(q + j, round_i(max(set1(-127.0f), min(limit, scaled))));
+        }
+    }
+}
+
+void kv_store(int kv_format, const float *x, size_t n, uint8_t *row) {
+    if (kv_format == kKvF32) {
+        memcpy(row, x, n * sizeof(float));
+    } else if (kv_format == kKvF16) {
+        size_t i = 0;
+        for (; i + kW <= n; i += kW) store_halves(row + 2 * i, load(x + i));
+        for (; i < n; ++i) {
+            const uint16_t half = float_to_half(x[i]);
+            memcpy(row + 2 * i, &half, sizeof half);
+        }
+    } else {
+        kv_store_q8_0(x, n, row);
+    }
+}
+
+A2SF_INLINE void load_row(int kv_format, const uint8_t *row, size_t n, float *x) {
+    if (kv_format == kKvF32) {
+        memcpy(x, row, n * sizeof(float));
+    } else if (kv_format == kKvF16) {
+        size_t i = 0;
+        for (; i + kW <= n; i += kW) store(x + i, load_halves(row + 2 * i));
+        for (; i < n; ++i) x[i] = load_half(row + 2 * i);
+    } else {
+        for (size_t i = 0; i < n; i += kKvBlock, row += kKvBlockBytes) {
+            const F d = set1(load_half(row));
+            const int8_t *q = (const int8_t *)(row + 2);
+            for (size_t j = 0; j < kKvBlock; j += kW) store(x + i + j, mul(d, load_bytes(q + j)));
+        }
+    }
+}
+
+void kv_load(int kv_format, const uint8_t *row, size_t n, float *x) {
+    load_row(kv_format, row, n, x);
+}
+
+}  // namespace
+}  // namespace a2sf

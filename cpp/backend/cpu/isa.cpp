@@ -1,0 +1,78 @@
+// THE list of instruction sets. To add one: write simd_<name>.h and isa_<name>.cpp, add its flags
+// to isa.cmake and a line here.
+#include "backend/cpu/isa.h"
+
+#include <cstdlib>
+
+#include "base/error.h"
+
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+namespace a2sf {
+
+const Kernels &kernels_scalar();
+const Kernels &kernels_avx2();
+const Kernels &kernels_avx512();
+const Kernels &kernels_neon();
+
+namespace {
+
+struct IsaEntry {
+    const char *name;
+    bool (*usable)();
+    const Kernels &(*kernels)();
+};
+
+#if defined(__x86_64__)
+bool has_avx2() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#elif defined(__aarch64__)
+bool has_dot_product() {
+    constexpr unsigned long kAsimdDp = 1ul << 20;  // HWCAP_ASIMDDP of asm/hwcap.h
+    return (getauxval(AT_HWCAP) & kAsimdDp) != 0;
+}
+#endif
+
+// Best last.
+constexpr IsaEntry kIsas[] = {
+    {"scalar", [] { return true; }, kernels_scalar},
+#if defined(__x86_64__)
+    {"avx2", has_avx2, kernels_avx2},
+    {"avx512", has_avx512, kernels_avx512},
+#elif defined(__aarch64__)
+    {"neon", has_dot_product, kernels_neon},
+#endif
+};
+
+}  // namespace
+
+std::vector<std::string> isas() {
+    std::vector<std::string> names;
+    for (const IsaEntry &isa : kIsas) {
+        if (isa.usable()) names.push_back(isa.name);
+    }
+    return names;
+}
+
+const Kernels &kernels_for(std::string_view name) {
+    for (const IsaEntry &isa : kIsas) {
+        if (name == isa.name && isa.usable()) return isa.kernels();
+    }
+    throw OptionError(str("A2SF_ISA: one of ", join(isas()), " expected, found '", name, "'"));
+}
+
+const Kernels &default_kernels() {
+    const char *wanted = std::getenv("A2SF_ISA");
+    return kernels_for(wanted != nullptr ? std::string(wanted) : isas().back());
+}
+
+}  // namespace a2sf

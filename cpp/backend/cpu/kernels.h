@@ -1,0 +1,142 @@
+// The table of CPU kernels: plain functions on plain pointers, one table per instruction set,
+// filled by isa_<name>.cpp from one source (kernels.inl). Owner of nothing; the backend splits
+// operations into tasks and passes scratch. Safe to include from per-ISA sources: no STL, nothing
+// inline.
+//
+// Alignment: none is required of any pointer. Tails: any length is allowed where none is stated.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quant/formats.h"
+
+// Before a loop over the registers of a tile: unrolls it whole.
+#if defined(__clang__)
+#define A2SF_UNROLL _Pragma("unroll")
+#else
+#define A2SF_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace a2sf {
+
+constexpr size_t kNFormats = 0
+#define A2SF_COUNT(F) +1
+    A2SF_WEIGHT_FORMATS(A2SF_COUNT);
+#undef A2SF_COUNT
+
+// Activations of m tokens as integers: x[t, k] ~ scale[t, k / 32] * q[t, k], |q| <= 127. Columns
+// are padded to a multiple of kColsPad with q = 0 and scale = 0. Sums serve formats with offsets;
+// the starts are what an integer dot product begins with, so that instruction sets that multiply
+// unsigned by signed bytes can shift the weights by 128 and stay exact (0 elsewhere).
+constexpr size_t kColsPad = 64;
+struct QuantizedX {
+    size_t cols;          // padded
+    int8_t *q;            // [m, cols]
+    float *scale;         // [m, cols / 32]
+    float *sum16;         // [m, cols / 16], scale * sum of 16 q
+    float *sum32;         // [m, cols / 32]
+    int32_t *start16;     // [m, cols / 16]
+    int32_t *start32;     // [m, cols / 32]
+    int32_t *lane_start;  // [cols / 4], of token 0 only
+};
+
+// Rows [row_begin, row_end) of y = x * w^T (+ bias) (+ y) for m tokens.
+struct MatmulTask {
+    const uint8_t *w;  // row 0; rows of row_bytes
+    size_t row_bytes;
+    size_t cols;  // a multiple of the format's block; of 32 when the format has groups
+    size_t row_begin, row_end;
+    size_t m;
+    const float *x;  // [m, cols], rows x_stride apart; read by plain formats only
+    size_t x_stride;
+    QuantizedX xq;  // read by quantised formats only
+    float *y;       // [m, rows], rows y_stride apart
+    size_t y_stride;
+    const float *bias;  // [rows] or null
+    bool accumulate;
+    void *scratch;  // kPanelBytes, 64-byte aligned
+};
+
+// Rows of a batched task are best a multiple of kPanelRows. A panel is kPanelRows weight rows by
+// kPanelCols columns, unpacked for all tokens at once.
+constexpr size_t kPanelRows = 32;
+constexpr size_t kPanelCols = 512;
+constexpr size_t kFloatPanelCols = 256;
+// Integers, then scales and offsets of groups of 16, then one float row; or a float panel.
+constexpr size_t kPanelBytes = kPanelRows * kPanelCols +
+                               2 * kPanelRows * (kPanelCols / 16) * sizeof(float) +
+                               kPanelRows * kFloatPanelCols * sizeof(float);
+
+// How K and V rows are stored; the values of KvType.
+enum KvFormat : int { kKvF32, kKvF16, kKvQ8_0 };
+constexpr size_t kKvBlock = 32;       // elements of a Q8_0 block
+constexpr size_t kKvBlockBytes = 34;  // half scale, 32 signed bytes
+
+// n_queries queries, all `group` query heads of one KV head. Row r = i * group + g.
+struct AttentionTile {
+    const float *q;  // [n_queries, group * head_dim], rows q_stride apart
+    size_t q_stride;
+    float *out;  // likewise
+    size_t out_stride;
+    size_t n_queries, group, head_dim;
+    const int32_t *query_pos;  // [n_queries]
+    int32_t window;            // 0 = none
+    float scale;
+    int kv_format;
+    const uint8_t *k, *v;  // [live] rows of row_bytes
+    size_t row_bytes;
+    const int32_t *pos;  // [live]
+    size_t live;
+    float *scratch;  // attention_scratch(...) floats, 64-byte aligned
+    float *p;        // [n_queries * group, padded(live)], out: the attention probabilities
+};
+
+constexpr size_t kMaxLanes = 16;  // vector lanes of the widest instruction set
+A2SF_INLINE constexpr size_t padded(size_t n) {
+    return (n + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
+}
+// Queries and outputs as padded rows, and one block of K or V rows as floats.
+A2SF_INLINE constexpr size_t attention_scratch(size_t n_rows, size_t head_dim) {
+    return (2 * n_rows + kMaxLanes) * padded(head_dim);
+}
+
+struct Kernels {
+    const char *name;
+
+    // One run of n elements: y = x / sqrt(mean(x^2) + eps) * weight (+ y).
+    void (*rms_norm)(const float *x, const float *weight, size_t n, float eps, float *y,
+                     bool accumulate);
+    // gate <- act(gate) * up, n elements.
+    void (*silu_gated)(float *gate, const float *up, size_t n);
+    void (*gelu_gated)(float *gate, const float *up, size_t n);
+    // y[i] = exp(x[i]), n elements; within 2 units in the last place, 0 below -87.3.
+    void (*exp)(const float *x, float *y, size_t n);
+
+    // Rotates one head in place. cosines and sines [n_rot / 2].
+    void (*rope_interleaved)(const float *cosines, const float *sines, size_t n_rot, float *head);
+    void (*rope_halves)(const float *cosines, const float *sines, size_t n_rot, float *head);
+
+    // Row t of xq from x [n]; n is a multiple of 32. `lanes` also fills lane_start.
+    void (*quantize_row)(const float *x, size_t n, const QuantizedX &xq, size_t t, bool lanes);
+
+    // By WeightType::index. matvec: m == 1. matmul: any m; a row's result is the same for every m.
+    void (*matvec[kNFormats])(const MatmulTask &task);
+    void (*matmul[kNFormats])(const MatmulTask &task);
+
+    // One K or V row of n floats; n is a multiple of 32 for kKvQ8_0.
+    void (*kv_store)(int kv_format, const float *x, size_t n, uint8_t *row);
+    void (*kv_load)(int kv_format, const uint8_t *row, size_t n, float *x);
+
+    void (*attention)(const AttentionTile &tile);
+    // into[s] = decay * into[s] + sum over rows r of weight[r] * p[r, s]; decay 0 overwrites.
+    // p rows are padded(live) apart.
+    void (*add_scores)(const float *p, size_t n_rows, const float *weight, size_t live, float decay,
+                       float *into);
+
+    // sum of a[i] * b[i], and y += scale * x; n elements.
+    float (*dot)(const float *a, const float *b, size_t n);
+    void (*add_scaled)(const float *x, float scale, float *y, size_t n);
+};
+
+}  // namespace a2sf

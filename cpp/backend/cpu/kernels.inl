@@ -1,0 +1,39 @@
+// The kernels as one table. Compiled once per instruction set: isa_<name>.cpp includes its
+// simd_<name>.h, then this, and returns kTable. All linkage is internal, so that the linker cannot
+// take one instruction set's function for another's.
+
+#include "backend/cpu/float.inl"
+//
+#include "backend/cpu/attention.inl"
+#include "backend/cpu/matmul.inl"
+
+namespace a2sf {
+namespace {
+
+constexpr Kernels make_table(const char *name) {
+    Kernels table = {};
+    table.name = name;
+    table.rms_norm = rms_norm;
+    table.silu_gated = silu_gated;
+    table.gelu_gated = gelu_gated;
+    table.exp = exp_row;
+    table.rope_interleaved = rope_interleaved;
+    table.rope_halves = rope_halves;
+    table.quantize_row = quantize_row;
+    size_t n = 0;
+#define A2SF_PRODUCTS(F_)         \
+    table.matvec[n] = matvec<F_>; \
+    table.matmul[n++] = matmul<F_>;
+    A2SF_WEIGHT_FORMATS(A2SF_PRODUCTS)
+#undef A2SF_PRODUCTS
+    table.kv_store = kv_store;
+    table.kv_load = kv_load;
+    table.attention = attention;
+    table.add_scores = add_scores;
+    table.dot = dot_rows;
+    table.add_scaled = add_scaled;
+    return table;
+}
+
+}  // namespace
+}  // namespace a2sf
