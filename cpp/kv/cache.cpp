@@ -1,0 +1,253 @@
+#include "kv/cache.h"
+
+#include <algorithm>
+
+#include "evict/registry.h"
+#include "evict/select.h"
+
+namespace a2sf {
+
+Cache::Cache(Backend &backend, const CacheShape &shape)
+    : backend_(backend),
+      shape_(shape),
+      heads_(shape.n_layers * shape.n_kv_heads),
+      live_(shape.n_kv_heads),
+      views_(shape.n_kv_heads) {
+    config_.policy = &find_policy("full");
+}
+
+void Cache::configure(const EvictionConfig &config) {
+    const size_t lanes_before = n_lanes();
+    config_ = config;
+    if (n_lanes() != lanes_before) {
+        scores_ = Buffer<float>(shape_.n_layers * n_lanes() * shape_.n_kv_heads * capacity_,
+                                "scores of the KV cache");
+        aged_scores_ = Buffer<float>(n_lanes() * shape_.n_kv_heads * capacity_, "eviction scratch");
+    }
+}
+
+void Cache::reserve(size_t capacity) {
+    if (capacity <= capacity_) return;
+    const size_t n_heads = heads_.size();
+    const size_t row = kv_row_bytes(shape_.type, shape_.head_dim);
+    const size_t before = capacity_;
+    const auto grow_rows = [&](std::unique_ptr<DeviceMemory> &memory, const char *what) {
+        auto grown = backend_.allocate(n_heads * capacity * row, what);
+        for (size_t i = 0; i < n_heads && before > 0; ++i) {
+            const Head &head = heads_[i];
+            backend_.copy_to_device(static_cast<std::byte *>(grown->data()) + i * capacity * row,
+                                    static_cast<std::byte *>(memory->data()) + i * before * row,
+                                    (head.live + head.n_holes) * row);
+        }
+        memory = std::move(grown);
+    };
+    const auto grow = [&]<typename T>(Buffer<T> &buffer, size_t n_rows, const char *what) {
+        Buffer<T> grown(n_rows * capacity, what);
+        for (size_t i = 0; i < n_rows && before > 0; ++i) {
+            std::copy_n(buffer.data() + i * before, before, grown.data() + i * capacity);
+        }
+        buffer = std::move(grown);
+    };
+    grow_rows(k_, "keys of the KV cache");
+    grow_rows(v_, "values of the KV cache");
+    grow(pos_, n_heads, "positions of the KV cache");
+    grow(order_, n_heads, "order of the KV cache");
+    grow(holes_, n_heads, "holes of the KV cache");
+    grow(scores_, n_lanes() * n_heads, "scores of the KV cache");
+    capacity_ = capacity;
+
+    const size_t step = shape_.n_kv_heads * capacity;
+    new_slots_ = Buffer<uint32_t>(step, "eviction scratch");
+    query_weight_ = Buffer<float>(kMaxScoreLanes * capacity, "eviction scratch");
+    aged_pos_ = Buffer<int32_t>(step, "eviction scratch");
+    aged_scores_ = Buffer<float>(n_lanes() * step, "eviction scratch");
+    similarity_ = Buffer<float>(step, "eviction scratch");
+    aged_similarity_ = Buffer<float>(step, "eviction scratch");
+    rank_ = Buffer<float>(step, "eviction scratch");
+    rank_scratch_ = Buffer<float>(capacity, "eviction scratch");
+    victims_ = Buffer<uint32_t>(2 * capacity, "eviction scratch");
+}
+
+void Cache::clear() {
+    std::fill(heads_.begin(), heads_.end(), Head{});
+    n_evicted_ = 0;
+}
+
+std::span<const uint32_t> Cache::append(size_t layer, int32_t first_pos, size_t m) {
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        append_head(layer, head, first_pos, m, new_slots_.data() + head * m);
+    }
+    return {new_slots_.data(), shape_.n_kv_heads * m};
+}
+
+void Cache::append_head(size_t layer, size_t head, int32_t first_pos, size_t m, uint32_t *slot) {
+    Head &state = heads_[head_index(layer, head)];
+    const size_t base = slot_index(layer, head);
+    for (size_t i = 0; i < m; ++i) {
+        const uint32_t next =
+            state.n_holes > 0 ? holes_[base + --state.n_holes] : state.live + state.n_holes;
+        slot[i] = next;
+        pos_[base + next] = first_pos + static_cast<int32_t>(i);
+        order_[base + state.live] = next;
+        for (size_t lane = 0; lane < n_lanes(); ++lane) score_row(layer, lane, head)[next] = 0.0f;
+        ++state.live;
+    }
+    if (state.n_holes > 0) {
+        close_holes(layer, head);
+        // New tokens may have moved as well: say where they are now.
+        std::copy_n(order_.data() + base + state.live - m, m, slot);
+    }
+}
+
+void Cache::close_holes(size_t layer, size_t head) {
+    Head &state = heads_[head_index(layer, head)];
+    const size_t base = slot_index(layer, head);
+    uint32_t *holes = holes_.data() + base;
+    std::sort(holes, holes + state.n_holes);
+    // renamed[slot]: where the token of a slot is afterwards.
+    uint32_t *renamed = victims_.data();
+    uint32_t top = state.live + state.n_holes;
+    for (uint32_t slot = 0; slot < top; ++slot) renamed[slot] = slot;
+    uint32_t lowest = 0;
+    while (lowest < state.n_holes) {
+        --top;
+        if (holes[state.n_holes - 1] == top) {
+            --state.n_holes;
+            continue;
+        }
+        renamed[top] = holes[lowest++];
+        move_slot(layer, head, top, renamed[top]);
+    }
+    state.n_holes = 0;
+    uint32_t *order = order_.data() + base;
+    for (size_t i = 0; i < state.live; ++i) order[i] = renamed[order[i]];
+}
+
+void Cache::move_slot(size_t layer, size_t head, uint32_t from, uint32_t to) {
+    const size_t base = slot_index(layer, head);
+    backend_.kv_move(slots(layer), head, from, to);
+    pos_[base + to] = pos_[base + from];
+    for (size_t lane = 0; lane < n_lanes(); ++lane) {
+        float *scores = score_row(layer, lane, head);
+        scores[to] = scores[from];
+    }
+}
+
+KvSlots Cache::slots(size_t layer) const {
+    const size_t offset =
+        slot_index(layer, 0) * kv_row_bytes(shape_.type, shape_.head_dim);
+    return {shape_.type,
+            shape_.n_kv_heads,
+            shape_.head_dim,
+            capacity_,
+            static_cast<std::byte *>(k_->data()) + offset,
+            static_cast<std::byte *>(v_->data()) + offset};
+}
+
+void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
+    args.slots = slots(layer);
+    args.pos = pos_.data() + slot_index(layer, 0);
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        live_[head] = heads_[head_index(layer, head)].live;
+    }
+    args.live = live_.data();
+    for (size_t lane = 0; lane < n_lanes(); ++lane) {
+        float *weight = query_weight_.data() + lane * capacity_;
+        lanes_[lane].decay = config_.policy->query_weights(config_, lane, {weight, m});
+        lanes_[lane].query_weight = weight;
+        lanes_[lane].scores = score_row(layer, lane, 0);
+    }
+    args.lanes = {lanes_, n_lanes()};
+}
+
+void Cache::evict(size_t layer) {
+    const size_t n_heads = shape_.n_kv_heads;
+    size_t most_live = 0;
+    for (size_t head = 0; head < n_heads; ++head) most_live = std::max(most_live, live(layer, head));
+    if (!config_.evicts() || most_live <= config_.budget) return;
+
+    gather_views(layer);
+    const Matrix<float> rank(rank_.data(), n_heads, capacity_);
+    config_.policy->rank(config_, views_, rank);
+    spread_ranks(config_, *config_.policy, views_, rank, rank_scratch_.span());
+    for (size_t head = 0; head < n_heads; ++head) {
+        const size_t n_live = live(layer, head);
+        if (n_live <= config_.budget) continue;
+        const std::span<uint32_t> victims(victims_.data(), n_live - config_.budget);
+        select_victims({rank.row(head), n_live}, unprotected(config_, views_[head].pos), victims,
+                       {victims_.data() + capacity_, capacity_});
+        remove(layer, head, victims);
+    }
+}
+
+void Cache::gather_views(size_t layer) {
+    const bool similar = config_.policy->needs_similarity();
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        live_[head] = heads_[head_index(layer, head)].live;
+    }
+    if (similar) backend_.key_similarity(slots(layer), live_.data(), similarity_.data());
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        const size_t n_live = live_[head];
+        const size_t row = head * capacity_;
+        const uint32_t *order = order_.data() + slot_index(layer, head);
+        const auto gather = [&]<typename T>(const T *by_slot, T *aged) {
+            for (size_t i = 0; i < n_live; ++i) aged[i] = by_slot[order[i]];
+            return std::span<const T>(aged, n_live);
+        };
+        HeadView &view = views_[head];
+        view.pos = gather(pos_.data() + slot_index(layer, head), aged_pos_.data() + row);
+        for (size_t lane = 0; lane < n_lanes(); ++lane) {
+            float *aged = aged_scores_.data() + (lane * shape_.n_kv_heads + head) * capacity_;
+            view.score[lane] = gather(score_row(layer, lane, head), aged);
+        }
+        view.similarity = {};
+        if (similar) {
+            view.similarity = gather(similarity_.data() + row, aged_similarity_.data() + row);
+        }
+    }
+}
+
+void Cache::remove(size_t layer, size_t head, std::span<const uint32_t> victims) {
+    Head &state = heads_[head_index(layer, head)];
+    uint32_t *order = order_.data() + slot_index(layer, head);
+    uint32_t *holes = holes_.data() + slot_index(layer, head);
+    size_t kept = victims[0];
+    size_t next = 0;
+    for (size_t i = victims[0]; i < state.live; ++i) {
+        if (next < victims.size() && victims[next] == i) {
+            holes[state.n_holes++] = order[i];
+            ++next;
+        } else {
+            order[kept++] = order[i];
+        }
+    }
+    state.live = static_cast<uint32_t>(kept);
+    n_evicted_ += victims.size();
+}
+
+std::vector<int32_t> Cache::positions(size_t layer, size_t head) const {
+    const size_t base = slot_index(layer, head);
+    std::vector<int32_t> result(live(layer, head));
+    for (size_t i = 0; i < result.size(); ++i) result[i] = pos_[base + order_[base + i]];
+    return result;
+}
+
+std::vector<float> Cache::scores(size_t layer, size_t head, size_t lane) const {
+    std::vector<float> result(live(layer, head), 0.0f);
+    if (lane >= n_lanes()) return result;
+    const uint32_t *order = order_.data() + slot_index(layer, head);
+    for (size_t i = 0; i < result.size(); ++i) result[i] = score_row(layer, lane, head)[order[i]];
+    return result;
+}
+
+size_t Cache::n_bytes() const {
+    if (!k_) return 0;
+    return k_->n_bytes() + v_->n_bytes() + pos_.n_bytes() + scores_.n_bytes() + order_.n_bytes() +
+           holes_.n_bytes();
+}
+
+size_t Cache::n_bytes_full(size_t n_tokens) const {
+    return 2 * heads_.size() * n_tokens * kv_row_bytes(shape_.type, shape_.head_dim);
+}
+
+}  // namespace a2sf

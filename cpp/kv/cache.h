@@ -1,0 +1,113 @@
+// The KV cache of one session: slots, positions, scores, budget. It decides where a token is stored
+// and, with the policy's ranks, which tokens leave. It protects sinks and recent tokens and holds
+// the budget for every policy alike. It never looks inside K or V; the backend does that.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/buffer.h"
+#include "evict/options.h"
+#include "evict/policy.h"
+
+namespace a2sf {
+
+struct CacheShape {
+    size_t n_layers = 0;
+    size_t n_kv_heads = 0;
+    size_t head_dim = 0;
+    KvType type = KvType::F16;
+};
+
+// Slots [0, live) of a head are in use while attention runs. An eviction leaves holes among them,
+// which the next append fills first, in place; holes that are left over are closed by moving the
+// highest slots down, so that steady decoding never moves anything.
+class Cache {
+  public:
+    Cache(Backend &backend, const CacheShape &shape);
+
+    // Takes effect at once; a smaller budget than what is live evicts at the next step.
+    void configure(const EvictionConfig &config);
+    const EvictionConfig &config() const { return config_; }
+    const CacheShape &shape() const { return shape_; }
+
+    // Makes room for `capacity` slots per head, keeping what is stored.
+    void reserve(size_t capacity);
+    size_t capacity() const { return capacity_; }
+
+    void clear();
+
+    // Gives the tokens at positions [first_pos, first_pos + m) a slot in every head of a layer and
+    // scores of zero. Returns the slots, [n_kv_heads, m], valid until the next call.
+    std::span<const uint32_t> append(size_t layer, int32_t first_pos, size_t m);
+
+    // Fills in the cache's part of an attention over m new queries: slots, positions, score lanes.
+    // Valid until the next call.
+    void bind_attention(size_t layer, size_t m, AttentionArgs &args);
+
+    KvSlots slots(size_t layer) const;
+
+    // Evicts until no head of the layer holds more than the budget.
+    void evict(size_t layer);
+
+    // What is live, oldest first.
+    size_t live(size_t layer, size_t head) const { return heads_[head_index(layer, head)].live; }
+    std::vector<int32_t> positions(size_t layer, size_t head) const;
+    std::vector<float> scores(size_t layer, size_t head, size_t lane = 0) const;
+
+    size_t n_evicted() const { return n_evicted_; }  // tokens x heads
+    size_t n_bytes() const;                          // allocated: K, V, positions, scores
+    size_t n_bytes_full(size_t n_tokens) const;      // K and V of a full cache of n_tokens
+
+  private:
+    // Slot bookkeeping of one (layer, head).
+    struct Head {
+        uint32_t live = 0;
+        uint32_t n_holes = 0;
+    };
+
+    size_t head_index(size_t layer, size_t head) const { return layer * shape_.n_kv_heads + head; }
+    void append_head(size_t layer, size_t head, int32_t first_pos, size_t m, uint32_t *slot);
+    void close_holes(size_t layer, size_t head);
+    void move_slot(size_t layer, size_t head, uint32_t from, uint32_t to);
+    void gather_views(size_t layer);
+    size_t slot_index(size_t layer, size_t head) const { return head_index(layer, head) * capacity_; }
+    void remove(size_t layer, size_t head, std::span<const uint32_t> victims);
+    size_t n_lanes() const { return config_.policy == nullptr ? 0 : config_.policy->n_lanes(); }
+    float *score_row(size_t layer, size_t lane, size_t head) const {
+        const size_t plane = layer * n_lanes() + lane;
+        return scores_.data() + (plane * shape_.n_kv_heads + head) * capacity_;
+    }
+
+    Backend &backend_;
+    CacheShape shape_;
+    EvictionConfig config_;
+    size_t capacity_ = 0;
+    size_t n_evicted_ = 0;
+    std::vector<Head> heads_;                // [n_layers * n_kv_heads]
+    std::vector<uint32_t> live_;             // [n_kv_heads], for AttentionArgs
+    std::unique_ptr<DeviceMemory> k_;        // [n_layers, n_kv_heads, capacity] rows
+    std::unique_ptr<DeviceMemory> v_;        // the same
+    Buffer<int32_t> pos_;                    // [n_layers, n_kv_heads, capacity], by slot
+    Buffer<float> scores_;                   // [n_layers, n_lanes, n_kv_heads, capacity], by slot
+    Buffer<uint32_t> order_;                 // [n_layers, n_kv_heads, capacity]: slots, oldest first
+    Buffer<uint32_t> holes_;                 // [n_layers, n_kv_heads, capacity]
+    // Scratch of one step.
+    Buffer<uint32_t> new_slots_;             // [n_kv_heads, capacity]
+    Buffer<float> query_weight_;             // [kMaxScoreLanes, capacity]
+    ScoreLane lanes_[kMaxScoreLanes];
+    Buffer<int32_t> aged_pos_;               // [n_kv_heads, capacity], oldest first
+    Buffer<float> aged_scores_;              // [n_lanes, n_kv_heads, capacity], oldest first
+    Buffer<float> similarity_;               // [n_kv_heads, capacity], by slot
+    Buffer<float> aged_similarity_;          // [n_kv_heads, capacity], oldest first
+    Buffer<float> rank_;                     // [n_kv_heads, capacity]
+    Buffer<float> rank_scratch_;             // [capacity]
+    Buffer<uint32_t> victims_;               // [2, capacity]: victims, selection scratch
+    std::vector<HeadView> views_;            // [n_kv_heads]
+};
+
+}  // namespace a2sf
