@@ -1,0 +1,25 @@
+// One layer's attention over the session's cache: the order of storing, attending and evicting that
+// each prompt mode asks for.
+#pragma once
+
+#include "backend/backend.h"
+#include "kv/cache.h"
+#include "model/config.h"
+
+namespace a2sf {
+
+// The tokens that go through the model together.
+struct Chunk {
+    std::span<const int32_t> ids;  // [m]
+    std::span<const int32_t> pos;  // [m], consecutive
+    bool ends_prompt = true;       // PromptMode::Full evicts after this chunk
+
+    size_t size() const { return ids.size(); }
+};
+
+// q [m, n_heads * head_dim], k and v [m, n_kv_heads * head_dim], q and k rotated; out like q.
+void attend(Backend &backend, const Config &config, size_t layer, const Chunk &chunk,
+            Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, Cache &cache,
+            Matrix<float> out);
+
+}  // namespace a2sf

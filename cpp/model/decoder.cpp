@@ -1,0 +1,134 @@
+// The forward pass, top to bottom: embed -> layers of (attention, FFN) -> norm -> logits.
+// x is the residual stream [m, dim]; every block reads it normed and adds to it.
+#include "model/decoder.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace a2sf {
+
+void Decoder::forward(const Chunk &chunk, Cache &cache, const std::function<bool()> &proceed) {
+    const Config &config = model_.config();
+    const size_t m = chunk.size();
+    const Matrix<float> x = view(x_, m, config.dim);
+
+    backend_.embed(model_.embedding(), chunk.ids, config.embedding_scale, x);
+    backend_.rope_angles(chunk.pos, config.rope.frequency, config.rope.magnitude,
+                         view(angles_, m, 2 * config.rope.frequency.size()));
+    if (local_angles_) {
+        backend_.rope_angles(chunk.pos, config.local_rope.frequency, config.local_rope.magnitude,
+                             view(local_angles_, m, 2 * config.local_rope.frequency.size()));
+    }
+    for (size_t layer = 0; layer < config.n_layers; ++layer) {
+        if (proceed && !proceed()) throw Interrupted();
+        attention_block(layer, chunk, cache, x);
+        ffn_block(model_.layers()[layer], x);
+    }
+}
+
+void Decoder::attention_block(size_t layer, const Chunk &chunk, Cache &cache, Matrix<float> x) {
+    const Config &config = model_.config();
+    const LayerWeights &w = model_.layers()[layer];
+    const size_t m = chunk.size();
+    const Matrix<float> normed = view(normed_, m, config.dim);
+    const Matrix<float> q = view(q_, m, config.q_dim());
+    const Matrix<float> k = view(k_, m, config.kv_dim());
+    const Matrix<float> v = view(v_, m, config.kv_dim());
+    const Matrix<float> attended = view(attended_, m, config.q_dim());
+
+    backend_.rms_norm(x, config.dim, w.attn_norm, config.norm_eps, normed, false);
+    const Product qkv[] = {{&w.q, w.q_bias, q}, {&w.k, w.k_bias, k}, {&w.v, w.v_bias, v}};
+    backend_.matmul(normed, qkv);
+    if (w.q_norm != nullptr) {
+        backend_.rms_norm(q, config.head_dim, w.q_norm, config.norm_eps, q, false);
+        backend_.rms_norm(k, config.head_dim, w.k_norm, config.norm_eps, k, false);
+    }
+    const bool local = config.window[layer] > 0 && local_angles_ != nullptr;
+    const Rope &rope = local ? config.local_rope : config.rope;
+    const Matrix<float> angles =
+        view(local ? local_angles_ : angles_, m, 2 * rope.frequency.size());
+    backend_.rope(rope.style, config.head_dim, angles, q);
+    backend_.rope(rope.style, config.head_dim, angles, k);
+
+    attend(backend_, config, layer, chunk, q, k, v, cache, attended);
+
+    if (w.attn_post_norm == nullptr) {
+        const Product out[] = {{&w.o, w.o_bias, x, true}};
+        backend_.matmul(attended, out);
+    } else {
+        const Product out[] = {{&w.o, w.o_bias, normed}};
+        backend_.matmul(attended, out);
+        backend_.rms_norm(normed, config.dim, w.attn_post_norm, config.norm_eps, x, true);
+    }
+}
+
+void Decoder::ffn_block(const LayerWeights &w, Matrix<float> x) {
+    const Config &config = model_.config();
+    const Matrix<float> normed = view(normed_, x.rows, config.dim);
+    const Matrix<float> gate = view(gate_, x.rows, config.hidden_dim);
+    const Matrix<float> up = view(up_, x.rows, config.hidden_dim);
+
+    backend_.rms_norm(x, config.dim, w.ffn_norm, config.norm_eps, normed, false);
+    const Product gate_up[] = {{&w.gate, nullptr, gate}, {&w.up, nullptr, up}};
+    backend_.matmul(normed, gate_up);
+    backend_.gated(config.activation, gate, up);
+
+    if (w.ffn_post_norm == nullptr) {
+        const Product down[] = {{&w.down, nullptr, x, true}};
+        backend_.matmul(gate, down);
+    } else {
+        const Product down[] = {{&w.down, nullptr, normed}};
+        backend_.matmul(gate, down);
+        backend_.rms_norm(normed, config.dim, w.ffn_post_norm, config.norm_eps, x, true);
+    }
+}
+
+std::span<const float> Decoder::logits(size_t first, size_t n) {
+    const Config &config = model_.config();
+    const Matrix<float> x(view(x_, first + n, config.dim).row(first), n, config.dim);
+    const Matrix<float> normed = view(normed_, n, config.dim);
+    const Matrix<float> logits = view(logits_, n, config.n_vocab);
+
+    backend_.rms_norm(x, config.dim, model_.output_norm(), config.norm_eps, normed, false);
+    const Product output[] = {{&model_.output(), nullptr, logits}};
+    backend_.matmul(normed, output);
+    backend_.copy_to_host(host_logits_.data(), logits.data, n * config.n_vocab * sizeof(float));
+    for (size_t i = 0; config.logit_scale != 1.0f && i < n * config.n_vocab; ++i) {
+        host_logits_[i] *= config.logit_scale;
+    }
+    return {host_logits_.data(), n * config.n_vocab};
+}
+
+Decoder::Decoder(const Model &model, Backend &backend, size_t batch)
+    : model_(model), backend_(backend), logit_rows_(std::min<size_t>(batch, 16)) {
+    const Config &config = model.config();
+    const auto floats = [&](size_t rows, size_t cols) {
+        return backend.allocate(rows * cols * sizeof(float), "activations");
+    };
+    x_ = floats(batch, config.dim);
+    normed_ = floats(batch, config.dim);
+    q_ = floats(batch, config.q_dim());
+    k_ = floats(batch, config.kv_dim());
+    v_ = floats(batch, config.kv_dim());
+    attended_ = floats(batch, config.q_dim());
+    gate_ = floats(batch, config.hidden_dim);
+    up_ = floats(batch, config.hidden_dim);
+    angles_ = floats(batch, 2 * config.rope.frequency.size());
+    if (!config.local_rope.frequency.empty()) {
+        local_angles_ = floats(batch, 2 * config.local_rope.frequency.size());
+    }
+    logits_ = floats(logit_rows_, config.n_vocab);
+    host_logits_ = Buffer<float>(logit_rows_ * config.n_vocab, "logits");
+}
+
+size_t Decoder::n_bytes() const {
+    size_t total = host_logits_.n_bytes();
+    for (const auto *memory : {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &angles_,
+                               &local_angles_, &logits_}) {
+        if (*memory) total += (*memory)->n_bytes();
+    }
+    return total;
+}
+
+}  // namespace a2sf

@@ -1,0 +1,58 @@
+// THE forward pass. One decoder serves one session: it owns the activations of one chunk.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "backend/backend.h"
+#include "kv/cache.h"
+#include "model/attention.h"
+#include "model/model.h"
+
+namespace a2sf {
+
+class Decoder {
+  public:
+    // batch: the most tokens per chunk.
+    Decoder(const Model &model, Backend &backend, size_t batch);
+
+    // Runs one chunk through all layers, storing and evicting in the cache. `proceed` (may be empty)
+    // is asked between layers; false throws Interrupted and leaves the cache half-way.
+    void forward(const Chunk &chunk, Cache &cache, const std::function<bool()> &proceed);
+
+    // Logits of tokens [first, first + n) of the last chunk, n <= logit_rows(). Host memory,
+    // [n, n_vocab], valid until the next call.
+    std::span<const float> logits(size_t first, size_t n);
+
+    // How many tokens' logits one call computes: the whole chunk's would not fit a small machine.
+    size_t logit_rows() const { return logit_rows_; }
+
+    size_t n_bytes() const;  // activations
+
+  private:
+    Matrix<float> view(const std::unique_ptr<DeviceMemory> &memory, size_t rows, size_t cols) const {
+        return {static_cast<float *>(memory->data()), rows, cols};
+    }
+    void attention_block(size_t layer, const Chunk &chunk, Cache &cache, Matrix<float> x);
+    void ffn_block(const LayerWeights &w, Matrix<float> x);
+
+    const Model &model_;
+    Backend &backend_;
+    size_t logit_rows_;
+    std::unique_ptr<DeviceMemory> x_;             // [batch, dim], the residual stream
+    std::unique_ptr<DeviceMemory> normed_;        // [batch, dim]
+    std::unique_ptr<DeviceMemory> q_;             // [batch, q_dim]
+    std::unique_ptr<DeviceMemory> k_;             // [batch, kv_dim]
+    std::unique_ptr<DeviceMemory> v_;             // [batch, kv_dim]
+    std::unique_ptr<DeviceMemory> attended_;      // [batch, q_dim]
+    std::unique_ptr<DeviceMemory> gate_;          // [batch, hidden_dim]
+    std::unique_ptr<DeviceMemory> up_;            // [batch, hidden_dim]
+    std::unique_ptr<DeviceMemory> angles_;        // [batch, n_rot]
+    std::unique_ptr<DeviceMemory> local_angles_;  // [batch, n_rot], layers with a window
+    std::unique_ptr<DeviceMemory> logits_;        // [logit_rows, n_vocab]
+    Buffer<float> host_logits_;                   // [logit_rows, n_vocab]
+};
+
+}  // namespace a2sf
