@@ -1,0 +1,149 @@
+#include "engine/generate.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+
+namespace a2sf {
+
+namespace {
+
+class Timer {
+  public:
+    double seconds() const {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    }
+
+  private:
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// How many bytes at the end of text could begin one of the stop strings.
+size_t n_held(const std::string &text, const std::vector<std::string> &stop) {
+    size_t most = 0;
+    for (const std::string &s : stop) {
+        for (size_t n = std::min(s.size() - 1, text.size()); n > most; --n) {
+            if (text.compare(text.size() - n, n, s, 0, n) == 0) most = n;
+        }
+    }
+    return most;
+}
+
+}  // namespace
+
+void GenerateOptions::validate() const {
+    sampling.validate();
+    for (const std::string &s : stop) {
+        if (s.empty()) throw OptionError("stop: non-empty strings expected, found an empty one");
+    }
+}
+
+const char *name_of(FinishReason reason) {
+    switch (reason) {
+        case FinishReason::Length: return "length";
+        case FinishReason::End: return "end";
+        case FinishReason::Stop: return "stop";
+        case FinishReason::Interrupted: return "interrupted";
+    }
+    return "";
+}
+
+Generator::Generator(Session &session, const Tokenizer &tokenizer, const GenerateOptions &options)
+    : session_(session),
+      tokenizer_(tokenizer),
+      options_(options),
+      sampler_(options.sampling, session.model().config().n_vocab),
+      decoder_(tokenizer) {
+    options.validate();
+}
+
+void Generator::start(std::span<const int32_t> prompt, const Progress &progress) {
+    if (prompt.empty() && session_.logits().empty()) {
+        throw OptionError("prompt: at least 1 token expected, found 0");
+    }
+    // The last token generated is never fed, so a full context still yields one more.
+    session_.reserve(prompt.size() + options_.max_tokens);
+    const Timer timer;
+    if (!prompt.empty()) session_.feed(prompt, progress);
+    result_.stats.prompt_s = timer.seconds();
+    result_.stats.n_prompt = prompt.size();
+    for (int32_t id : prompt) sampler_.accept(id);
+}
+
+bool Generator::next(GeneratedToken &token) {
+    if (done_) return false;
+    const bool full = !session_.cache().config().evicts() &&
+                      session_.n_tokens() >= session_.model().config().n_ctx;
+    if (result_.ids.size() >= options_.max_tokens || (pending_ >= 0 && full)) {
+        finish(FinishReason::Length);
+        return false;
+    }
+    const Timer timer;
+    settle();
+    const Sampled sampled = sampler_.sample(session_.logits());
+    result_.stats.decode_s += timer.seconds();
+    if (tokenizer_.is_end(sampled.id) && !options_.ignore_end) {
+        finish(FinishReason::End);
+        return false;
+    }
+    sampler_.accept(sampled.id);
+    pending_ = sampled.id;
+    result_.ids.push_back(sampled.id);
+    result_.logprobs.push_back(sampled.logprob);
+    token.id = sampled.id;
+    token.logprob = sampled.logprob;
+    token.text = release(decoder_.push(sampled.id), false);
+    return true;
+}
+
+void Generator::settle() {
+    if (pending_ < 0) return;
+    const int32_t id = pending_;
+    session_.feed({&id, 1});
+    pending_ = -1;
+}
+
+// Adds text to what is held back and gives what no stop string can begin with any more.
+std::string Generator::release(std::string text, bool last) {
+    held_ += text;
+    size_t first = std::string::npos;
+    for (const std::string &s : options_.stop) first = std::min(first, held_.find(s));
+    if (first != std::string::npos) {
+        std::string out = held_.substr(0, first);
+        held_.clear();
+        result_.text += out;
+        if (!last) finish(FinishReason::Stop);
+        return out;
+    }
+    const size_t n = last ? 0 : n_held(held_, options_.stop);
+    std::string out = held_.substr(0, held_.size() - n);
+    held_.erase(0, held_.size() - n);
+    result_.text += out;
+    return out;
+}
+
+void Generator::finish(FinishReason reason) {
+    if (done_) return;
+    done_ = true;
+    result_.finish_reason = reason;
+    if (reason != FinishReason::Stop) rest_ = release(decoder_.finish(), true);
+    const Cache &cache = session_.cache();
+    Stats &stats = result_.stats;
+    stats.n_generated = result_.ids.size();
+    stats.kv_bytes = cache.n_bytes();
+    stats.kv_bytes_full = cache.n_bytes_full(session_.n_tokens());
+    stats.n_evicted = cache.n_evicted();
+    stats.budget = cache.config().budget;
+    for (size_t layer = 0; layer < cache.shape().n_layers; ++layer) {
+        for (size_t head = 0; head < cache.shape().n_kv_heads; ++head) {
+            stats.n_live = std::max(stats.n_live, cache.live(layer, head));
+        }
+    }
+}
+
+std::string Generator::rest() { return std::exchange(rest_, {}); }
+
+void Generator::interrupt() { finish(FinishReason::Interrupted); }
+
+}  // namespace a2sf

@@ -1,0 +1,78 @@
+// A session reads tokens and predicts the next one. It owns everything that changes: cache,
+// activations, threads. Several sessions may share one Model, each used by one thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "evict/options.h"
+#include "kv/cache.h"
+#include "model/model.h"
+
+namespace a2sf {
+
+struct SessionOptions {
+    EvictionOptions eviction;
+    KvType kv_type = KvType::F16;
+    size_t n_threads = 0;  // 0 = default_threads()
+    size_t batch = 512;    // tokens per chunk
+};
+
+// Told after every chunk, and asked between layers whether to go on: false stops with Interrupted.
+using Progress = std::function<bool(size_t n_done, size_t n_total)>;
+
+// Receives the logits of consecutive tokens: [n, n_vocab], the first belongs to token `first` of the
+// fed ids. The memory is the session's.
+using LogitsSink = std::function<void(size_t first, size_t n, const float *logits)>;
+
+class Session {
+  public:
+    // Throws OptionError for options that no prompt could satisfy.
+    Session(std::shared_ptr<const Model> model, const SessionOptions &options);
+    ~Session();
+    Session(const Session &) = delete;
+    Session &operator=(const Session &) = delete;
+
+    // Reads ids after what was read before; returns the logits [n_vocab] that follow the last one,
+    // valid until the next call. One call is one prompt: PromptMode::Full evicts at its end.
+    // Throws OptionError for no ids, ids outside the vocabulary, or a full cache that would outgrow
+    // the model's context. After Interrupted or a failure inside a chunk the session must be reset.
+    std::span<const float> feed(std::span<const int32_t> ids, const Progress &progress = {});
+
+    // The same, but gives every token's logits to the sink.
+    void feed_all(std::span<const int32_t> ids, const LogitsSink &sink,
+                  const Progress &progress = {});
+
+    // Announces that n_tokens more will come, so that nothing needs to grow on the way.
+    void reserve(size_t n_tokens);
+
+    // Forgets everything read.
+    void reset();
+
+    const Model &model() const { return *model_; }
+    const SessionOptions &options() const { return options_; }
+    const Cache &cache() const;
+    const Backend &backend() const;
+    size_t n_tokens() const { return n_tokens_; }             // read so far
+    std::span<const float> logits() const;                    // of the last feed; empty before it
+
+  private:
+    struct Parts;
+    void check_ids(std::span<const int32_t> ids) const;
+    void prepare(size_t n_ids);
+    void run(std::span<const int32_t> ids, const LogitsSink *sink, const Progress &progress);
+
+    std::shared_ptr<const Model> model_;
+    SessionOptions options_;
+    std::unique_ptr<Parts> parts_;
+    size_t n_tokens_ = 0;
+    size_t n_reserved_ = 0;
+    bool configured_ = false;  // budgets given as a share wait for the first prompt
+    bool broken_ = false;
+};
+
+}  // namespace a2sf

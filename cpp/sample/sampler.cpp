@@ -1,0 +1,157 @@
+#include "sample/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace a2sf {
+
+namespace {
+
+// splitmix64, to spread a seed over the generator's state (Steele, Lea, Flood 2014).
+uint64_t split_mix(uint64_t &state) {
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+uint64_t rotate_left(uint64_t value, int bits) { return (value << bits) | (value >> (64 - bits)); }
+
+void check(bool valid, const char *name, const char *expected, double found) {
+    if (!valid) throw OptionError(str(name, ": ", expected, " expected, found ", found));
+}
+
+float largest(std::span<const float> logits) {
+    float most = logits[0];
+    bool finite = true;
+    for (float logit : logits) {
+        finite = finite && !std::isnan(logit);
+        most = std::max(most, logit);
+    }
+    if (!finite || std::isinf(most)) throw Error("logits: finite numbers expected, found NaN or infinity");
+    return most;
+}
+
+double log_sum_exp(std::span<const float> logits, float most) {
+    double sum = 0.0;
+    for (float logit : logits) sum += static_cast<double>(std::exp(logit - most));
+    return static_cast<double>(most) + std::log(sum);
+}
+
+}  // namespace
+
+void SamplingOptions::validate() const {
+    check(std::isfinite(temperature) && temperature >= 0, "temperature", "a number from 0 up",
+          temperature);
+    check(top_p > 0 && top_p <= 1, "top_p", "a number above 0, up to 1", top_p);
+    check(min_p >= 0 && min_p <= 1, "min_p", "a number from 0 to 1", min_p);
+    check(std::isfinite(repeat_penalty) && repeat_penalty > 0, "repeat_penalty", "a positive number",
+          repeat_penalty);
+}
+
+Sampler::Sampler(const SamplingOptions &options, size_t n_vocab)
+    : options_(options), candidates_(n_vocab) {
+    options.validate();
+    if (options.repeat_penalty != 1.0f) recent_.resize(options.repeat_window);
+    uint64_t seed = options.seed;
+    for (uint64_t &word : state_) word = split_mix(seed);
+}
+
+// xoshiro256** (Blackman and Vigna 2018).
+uint64_t Sampler::next_random() {
+    const uint64_t result = rotate_left(state_[1] * 5, 7) * 9;
+    const uint64_t shifted = state_[1] << 17;
+    state_[2] ^= state_[0];
+    state_[3] ^= state_[1];
+    state_[1] ^= state_[2];
+    state_[0] ^= state_[3];
+    state_[2] ^= shifted;
+    state_[3] = rotate_left(state_[3], 45);
+    return result;
+}
+
+double Sampler::next_uniform() { return static_cast<double>(next_random() >> 11) * 0x1p-53; }
+
+void Sampler::accept(int32_t id) {
+    if (!recent_.empty()) recent_[n_accepted_ % recent_.size()] = id;
+    ++n_accepted_;
+}
+
+// Positive logits are divided, negative ones multiplied (the CTRL rule, arXiv 1909.05858), once per
+// token however often it occurs.
+void Sampler::penalise(std::span<const float> logits) {
+    for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<int32_t>(i), logits[i]};
+    const size_t n_recent = std::min(n_accepted_, recent_.size());
+    for (size_t i = 0; i < n_recent; ++i) {
+        Candidate &candidate = candidates_[static_cast<size_t>(recent_[i])];
+        const float logit = logits[static_cast<size_t>(candidate.id)];
+        candidate.logit =
+            logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+    }
+}
+
+// Sorts what is left by falling logit and returns how many top-k, top-p and min-p leave, in that
+// order. The probabilities of top-p and min-p are those before the temperature.
+size_t Sampler::truncate() {
+    size_t kept = candidates_.size();
+    const auto better = [](const Candidate &a, const Candidate &b) {
+        return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+    };
+    if (options_.top_k > 0) kept = std::min(kept, options_.top_k);
+    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(kept),
+                      candidates_.end(), better);
+    const float most = candidates_[0].logit;
+    const auto weight = [&](size_t i) {
+        return std::exp(static_cast<double>(candidates_[i].logit - most));
+    };
+    if (options_.top_p < 1.0f) {
+        double total = 0.0;
+        for (size_t i = 0; i < kept; ++i) total += weight(i);
+        double sum = 0.0;
+        size_t n = 0;
+        while (n < kept && sum < static_cast<double>(options_.top_p) * total) sum += weight(n++);
+        kept = std::max<size_t>(n, 1);
+    }
+    if (options_.min_p > 0.0f) {
+        while (kept > 1 && weight(kept - 1) < static_cast<double>(options_.min_p)) --kept;
+    }
+    return kept;
+}
+
+Sampled Sampler::sample(std::span<const float> logits) {
+    const float most = largest(logits);
+    const double normaliser = log_sum_exp(logits, most);
+    const auto sampled = [&](int32_t id) {
+        const double logit = static_cast<double>(logits[static_cast<size_t>(id)]);
+        return Sampled{id, static_cast<float>(logit - normaliser)};
+    };
+    penalise(logits);
+    if (options_.temperature == 0.0f) {
+        const auto best = std::max_element(
+            candidates_.begin(), candidates_.end(),
+            [](const Candidate &a, const Candidate &b) { return a.logit < b.logit; });
+        return sampled(best->id);
+    }
+    const size_t kept = truncate();
+    const auto weight = [&](size_t i) {
+        const double distance = static_cast<double>(candidates_[i].logit - candidates_[0].logit);
+        return std::exp(distance / static_cast<double>(options_.temperature));
+    };
+    double total = 0.0;
+    for (size_t i = 0; i < kept; ++i) total += weight(i);
+    double target = next_uniform() * total;
+    for (size_t i = 0; i < kept; ++i) {
+        target -= weight(i);
+        if (target < 0) return sampled(candidates_[i].id);
+    }
+    return sampled(candidates_[kept - 1].id);
+}
+
+double log_probability(std::span<const float> logits, int32_t id) {
+    const double logit = static_cast<double>(logits[static_cast<size_t>(id)]);
+    return logit - log_sum_exp(logits, largest(logits));
+}
+
+}  // namespace a2sf
