@@ -1,0 +1,283 @@
+// a2sf run: generates text from one prompt.
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/common.h"
+#include "cli/json.h"
+#include "cli/options.h"
+#include "cli/terminal.h"
+#include "engine/engine.h"
+#include "engine/generate.h"
+#include "engine/session.h"
+
+namespace a2sf::cli {
+namespace {
+
+struct RunArguments {
+    SharedArguments shared;
+    std::optional<std::string> prompt;
+    std::optional<std::string> file;
+    GenerateOptions generate;
+    bool echo = false;
+    bool ids = false;
+};
+
+// A setter that parses, and has the library check the sampling options as they then are.
+Setter checked(Setter set, const SamplingOptions &sampling) {
+    return [set = std::move(set), &sampling](std::string_view value) {
+        set(value);
+        sampling.validate();
+    };
+}
+
+OptionGroup prompt_group(RunArguments &run) {
+    constexpr size_t kMostTokens = INT32_MAX;  // positions are 32-bit
+    return {
+        "Prompt and text",
+        {{"--prompt", "-p", "TEXT", "the prompt, taken literally", "", to_text(run.prompt), "ids"},
+         {"--file", "-f", "PATH",
+          "file that holds the prompt, - for standard input; one newline at its end is dropped",
+          "standard input, if it is no terminal", to_text(run.file)},
+         {"--max-tokens", "-n", "N", "most tokens to generate", str(run.generate.max_tokens),
+          to_count(run.generate.max_tokens, 0, kMostTokens)},
+         {"--stop", "", "TEXT",
+          "end before this text; may be given several times; \\n \\t \\r \\\\ are escapes", "",
+          to_list(run.generate.stop, unescape)},
+         {"--echo", "", "", "write the prompt before the generated text", "", to_switch(run.echo)},
+         {"--ids", "", "", "write token ids instead of text; with --json, add the prompt's", "",
+          to_switch(run.ids)}}};
+}
+
+OptionGroup sampling_group(RunArguments &run) {
+    SamplingOptions &s = run.generate.sampling;
+    return {"Sampling",
+            {{"--temp", "", "T", "temperature; 0 takes the likeliest token", str(s.temperature),
+              checked(to_number(s.temperature), s), "temperature"},
+             {"--top-k", "", "N", "draw among the N likeliest; 0 is all", str(s.top_k),
+              checked(to_count(s.top_k, 0, INT32_MAX), s)},
+             {"--top-p", "", "P", "draw among the likeliest that hold the share P", str(s.top_p),
+              checked(to_number(s.top_p), s)},
+             {"--min-p", "", "P", "draw among those with P times the likeliest's probability",
+              str(s.min_p), checked(to_number(s.min_p), s)},
+             {"--repeat-penalty", "", "X",
+              str("penalty on the newest ", s.repeat_window, " tokens; 1 is none"),
+              str(s.repeat_penalty), checked(to_number(s.repeat_penalty), s)}}};
+}
+
+CommandLine describe(RunArguments &run) {
+    CommandLine line;
+    line.command = "a2sf run";
+    line.usage = "[-m PATH] (-p TEXT | -f PATH | < FILE) [options]";
+    line.summary = "generate text from a prompt";
+    line.groups = {model_group(run.shared), prompt_group(run),         sampling_group(run),
+                   cache_group(run.shared), machine_group(run.shared), output_group(run.shared)};
+    line.notes = policy_notes();
+    line.hint = "a prompt is given with -p TEXT or -f PATH";
+    return line;
+}
+
+std::string read_prompt(const RunArguments &run) {
+    if (run.prompt && run.file) {
+        throw UsageError("--prompt, --file: one of them expected, found both");
+    }
+    if (run.prompt) return *run.prompt;
+    if (!run.file && stdin_is_terminal()) {
+        throw UsageError(
+            "prompt: -p TEXT, -f PATH or a pipe on standard input expected, found none");
+    }
+    std::string text = read_text(run.file.value_or("-"));
+    if (!text.empty() && text.back() == '\n') text.pop_back();
+    return text;
+}
+
+// Says what would otherwise surprise: options that greedy sampling has no use for.
+void note_greedy(const RunArguments &run) {
+    const SamplingOptions &s = run.generate.sampling;
+    const SamplingOptions plain;
+    if (s.temperature > 0) return;
+    if (s.top_k != plain.top_k || s.top_p != plain.top_p || s.min_p != plain.min_p) {
+        note(run.shared, "--top-k, --top-p, --min-p: no effect at --temp 0, the likeliest token");
+    }
+}
+
+// Writes the generation to standard output as it comes; nothing with --json.
+class Stream {
+  public:
+    explicit Stream(const RunArguments &run) : json_(run.shared.json), ids_(run.ids) {}
+
+    void text(std::string_view text) {
+        if (!json_ && !ids_) put(text);
+    }
+    void id(int32_t id) {
+        if (!json_ && ids_) put(str(last_ == '\0' ? "" : " ", id));
+    }
+    // Ids are a line. Text stays as it is, but a terminal gets its prompt on a line of its own.
+    void end() {
+        if (last_ != '\0' && last_ != '\n' && (ids_ || stdout_is_terminal())) put("\n");
+    }
+
+  private:
+    void put(std::string_view text) {
+        if (text.empty()) return;
+        print(text);
+        last_ = text.back();
+    }
+
+    bool json_;
+    bool ids_;
+    char last_ = '\0';  // last byte written; '\0': none yet
+};
+
+void start(Generator &generator, std::span<const int32_t> prompt, const RunArguments &run) {
+    ProgressBar bar("Reading the prompt", !run.shared.quiet);
+    generator.start(prompt, [&](size_t n_done, size_t n_total) {
+        bar.update(n_done, n_total);
+        return !interrupted();
+    });
+}
+
+void generate(Generator &generator, const Session &session, std::span<const int32_t> prompt,
+              Stream &stream, const RunArguments &run) {
+    try {
+        start(generator, prompt, run);
+        GeneratedToken token;
+        while (!interrupted() && generator.next(token)) {
+            stream.id(token.id);
+            stream.text(token.text);
+        }
+        if (interrupted()) generator.interrupt();
+    } catch (const Interrupted &) {
+        generator.interrupt();
+        note(run.shared, str("interrupted after ", grouped(session.n_tokens()), " of ",
+                             grouped(prompt.size()), " prompt tokens"));
+    }
+    stream.text(generator.rest());
+    stream.end();
+}
+
+std::string speed_text(size_t n, double time_s, double per_s) {
+    std::string count = grouped(n);
+    count.insert(0, count.size() < 9 ? 9 - count.size() : 0, ' ');
+    return str(count, " tokens in ", decimals(time_s, 2), " s, ", decimals(per_s, 1), " tokens/s");
+}
+
+void tell_statistics(const Generation &generation, const Session &session) {
+    const Stats &stats = generation.stats;
+    std::string text =
+        "\n  prompt    " + speed_text(stats.n_prompt, stats.prompt_s, stats.prompt_per_s()) +
+        "\n  generated " + speed_text(stats.n_generated, stats.decode_s, stats.decode_per_s()) +
+        " (" + name_of(generation.finish_reason) + ")\n";
+    text += "  KV cache   " + human_bytes(stats.kv_bytes) + " allocated, ";
+    if (session.cache().config().evicts() && stats.kv_bytes_full > 0) {
+        const double share =
+            static_cast<double>(stats.kv_bytes) / static_cast<double>(stats.kv_bytes_full);
+        text += decimals(100.0 * share, 0) + "% of the " + human_bytes(stats.kv_bytes_full) +
+                " of a full one";
+    } else {
+        text += human_bytes(stats.kv_bytes_full) + " used";
+    }
+    text += "\n  eviction   " + describe_cache(session.cache().config());
+    if (stats.n_evicted > 0) text += "; " + grouped(stats.n_evicted) + " evicted (tokens x heads)";
+    print_error(text + "\n");
+}
+
+void write_stats(JsonWriter &json, const Stats &stats) {
+    json.key("stats").begin_object();
+    json.field("n_prompt", stats.n_prompt);
+    json.field("n_generated", stats.n_generated);
+    json.field("prompt_s", stats.prompt_s);
+    json.field("decode_s", stats.decode_s);
+    json.field("prompt_per_s", stats.prompt_per_s());
+    json.field("decode_per_s", stats.decode_per_s());
+    json.field("kv_bytes", stats.kv_bytes);
+    json.field("kv_bytes_full", stats.kv_bytes_full);
+    json.field("n_evicted", stats.n_evicted);
+    json.field("n_live", stats.n_live);
+    json.field("budget", stats.budget);
+    json.end_object();
+}
+
+std::string to_json(const RunArguments &run, const std::string &prompt,
+                    std::span<const int32_t> prompt_ids, const Generation &generation,
+                    const Session &session) {
+    JsonWriter json;
+    json.begin_object();
+    json.field("text", run.echo ? prompt + generation.text : generation.text);
+    json.list("ids", generation.ids);
+    json.list("logprobs", generation.logprobs);
+    if (run.ids) json.list("prompt_ids", prompt_ids);
+    json.field("finish_reason", name_of(generation.finish_reason));
+    write_stats(json, generation.stats);
+    json.key("options").begin_object();
+    write_session_options(json, session);
+    const SamplingOptions &sampling = run.generate.sampling;
+    json.field("max_tokens", run.generate.max_tokens);
+    json.field("temperature", sampling.temperature);
+    json.field("top_k", sampling.top_k);
+    json.field("top_p", sampling.top_p);
+    json.field("min_p", sampling.min_p);
+    json.field("repeat_penalty", sampling.repeat_penalty);
+    json.field("seed", sampling.seed);
+    json.list("stop", run.generate.stop);
+    json.end_object();
+    write_model(json, model_path(run.shared), session.model());
+    json.end_object();
+    return json.text() + "\n";
+}
+
+// Explains an end that the user did not ask for, and positions the model has never seen.
+void note_context(const RunArguments &run, const Generation &generation, const Session &session) {
+    const size_t n_ctx = session.model().config().n_ctx;
+    const bool evicts = session.cache().config().evicts();
+    if (!evicts && generation.finish_reason == FinishReason::Length &&
+        generation.ids.size() < run.generate.max_tokens) {
+        note(run.shared, str("stopped at the model's context of ", grouped(n_ctx),
+                             " tokens; --budget N goes on beyond it"));
+    }
+    if (n_ctx > 0 && session.n_tokens() > n_ctx) {
+        note(run.shared, str(grouped(session.n_tokens()), " tokens are more than the context of ",
+                             grouped(n_ctx), " that the model was trained for"));
+    }
+}
+
+void run_prompt(RunArguments &run) {
+    SharedArguments &shared = run.shared;
+    run.generate.sampling.seed = shared.seed;
+    run.generate.validate();
+    const SessionOptions options = session_options(shared);
+    const std::string prompt = read_prompt(run);
+    note_greedy(run);
+    const Engine engine = load_engine(shared);
+    const std::vector<int32_t> prompt_ids = engine.tokenizer->encode(prompt);
+    if (prompt_ids.empty()) {
+        throw UsageError("prompt: at least one token expected, found an empty text");
+    }
+    Session session(engine.model, options);
+    Generator generator(session, *engine.tokenizer, run.generate);
+    Stream stream(run);
+    if (run.echo) {
+        stream.text(prompt);
+        for (const int32_t id : prompt_ids) stream.id(id);
+    }
+    catch_interrupt();
+    generate(generator, session, prompt_ids, stream, run);
+    const Generation &generation = generator.result();
+    if (shared.json) print(to_json(run, prompt, prompt_ids, generation, session));
+    note_context(run, generation, session);
+    if (!shared.quiet) tell_statistics(generation, session);
+}
+
+}  // namespace
+
+void command_run(Arguments arguments) {
+    RunArguments run;
+    const CommandLine line = describe(run);
+    if (!line.parse(arguments)) return print(line.help());
+    line.guard([&] { run_prompt(run); });
+}
+
+}  // namespace a2sf::cli

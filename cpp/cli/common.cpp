@@ -1,0 +1,240 @@
+// Shared options, and the road from them to a session.
+#include "cli/common.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <memory>
+#include <system_error>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "cli/terminal.h"
+#include "evict/policy.h"
+#include "evict/registry.h"
+
+namespace a2sf::cli {
+namespace {
+
+// Limits that keep a typing error from asking for terabytes of activations or a million threads.
+constexpr size_t kMostThreads = 1024;
+constexpr size_t kMostBatch = 65536;
+
+Setter to_amount(std::optional<Amount> &target, const char *option) {
+    return [&target, option](std::string_view value) { target = Amount::parse(value, option); };
+}
+
+std::string policy_names() {
+    std::string names;
+    for (const Policy *policy : policies()) {
+        names += (names.empty() ? "" : ", ") + std::string(policy->name);
+    }
+    return names;
+}
+
+// "forgetting factor 0.99, sinks 4, recent 25%".
+std::string preset_text(const Policy &policy) {
+    if (!policy.evicts()) return {};
+    const Preset &preset = policy.preset;
+    std::string text;
+    const auto add = [&](const std::string &part) { text += (text.empty() ? "" : ", ") + part; };
+    if (policy.uses_window()) {
+        add(str("window ", preset.window));
+    } else if (policy.n_lanes() > 0) {
+        add(str("forgetting factor ", preset.forgetting_factor));
+    }
+    if (preset.n_sinks > 0) add(str("sinks ", preset.n_sinks));
+    if (preset.recent_share > 0) {
+        add("recent " + Amount::of_share(static_cast<double>(preset.recent_share)).to_string());
+    } else if (preset.recent_tokens > 0) {
+        add(str("recent ", preset.recent_tokens));
+    }
+    if (preset.pooling > 1) add(str("pooling ", preset.pooling));
+    if (preset.prefill != PromptMode::Chunk) add(str("prefill ", name_of(preset.prefill)));
+    return text;
+}
+
+bool any_eviction_option(const EvictionOptions &options) {
+    return options.budget || options.forgetting_factor || options.sinks || options.recent ||
+           options.window || options.scope || options.pooling || options.prefill;
+}
+
+}  // namespace
+
+OptionGroup model_group(SharedArguments &shared) {
+    return {"Model",
+            {{"--model", "-m", "PATH", "GGUF file", "$A2SF_MODEL, else the bundled model",
+              to_text(shared.model)}}};
+}
+
+OptionGroup machine_group(SharedArguments &shared) {
+    return {"Machine",
+            {{"--threads", "-t", "N", "threads that compute", str(default_threads(), ", all here"),
+              to_count(shared.n_threads, 1, kMostThreads)},
+             {"--device", "", "NAME", "cpu, cuda, or auto for the best usable", shared.device,
+              [&shared](std::string_view value) {
+                  find_backend(value);  // now, so that a device that is missing is told first
+                  shared.device = value;
+              }},
+             {"--batch", "", "N", "prompt tokens computed together, one chunk", str(shared.batch),
+              to_count(shared.batch, 1, kMostBatch)},
+             {"--seed", "", "N", "seed of all random draws", str(shared.seed),
+              to_uint64(shared.seed)}}};
+}
+
+OptionGroup cache_group(SharedArguments &shared) {
+    EvictionOptions &eviction = shared.eviction;
+    return {
+        "KV cache (without any option of eviction, nothing is evicted)",
+        {{"--policy", "", "NAME", str("what is evicted: ", policy_names()),
+          "a2sf if any option below is given, else full",
+          [&shared](std::string_view value) { shared.policy = find_policy(value).name; }},
+         {"--budget", "", "N|R%", "most tokens kept per head, or a share of the prompt",
+          str(kDefaultBudget, " if evicting"), to_amount(eviction.budget, "--budget")},
+         {"--forgetting-factor", "", "F", "weight of each older query, 0 to 1", "the policy's",
+          to_number(eviction.forgetting_factor)},
+         {"--sinks", "", "N", "first tokens of the text that always stay", "the policy's",
+          to_count(eviction.sinks)},
+         {"--recent", "", "N|R%", "newest tokens that always stay, or a share of the budget",
+          "the policy's", to_amount(eviction.recent, "--recent")},
+         {"--window", "", "N", "newest queries that vote (snapkv)", "the policy's",
+          to_count(eviction.window)},
+         {"--scope", "", "WHICH", "head: each KV head keeps its own tokens; layer: all the same",
+          "head", [&eviction](std::string_view value) { eviction.scope = parse_scope(value); }},
+         {"--pooling", "", "N", "a token keeps neighbours within N/2 alive; odd, 1 is none",
+          "the policy's", to_count(eviction.pooling)},
+         {"--prefill", "", "MODE", "evict after every prompt token, chunk, or the full prompt",
+          "the policy's",
+          [&eviction](std::string_view value) { eviction.prefill = parse_prompt_mode(value); }},
+         {"--kv-type", "", "TYPE", "how K and V are stored: f32, f16, q8_0",
+          name_of(shared.kv_type),
+          [&shared](std::string_view value) { shared.kv_type = parse_kv_type(value); }}}};
+}
+
+OptionGroup output_group(SharedArguments &shared) {
+    return {"Output",
+            {{"--json", "", "", "one JSON object on standard output instead", "",
+              to_switch(shared.json)},
+             {"--quiet", "-q", "", "nothing on standard error but errors", "",
+              to_switch(shared.quiet)}}};
+}
+
+std::string policy_notes() {
+    std::string text = "Policies and their presets:\n";
+    for (const Policy *policy : policies()) {
+        std::string name = std::string("  ") + policy->name;
+        name.resize(std::max<size_t>(name.size() + 2, 15), ' ');
+        text += name + policy->summary + '\n';
+        const std::string preset = preset_text(*policy);
+        if (!preset.empty()) text += std::string(15, ' ') + preset + '\n';
+    }
+    return text;
+}
+
+EvictionOptions eviction_options(const SharedArguments &shared) {
+    EvictionOptions options = shared.eviction;
+    options.policy = shared.policy.value_or(any_eviction_option(options) ? "a2sf" : "full");
+    if (find_policy(options.policy).evicts() && !options.budget) {
+        options.budget = Amount::of_tokens(kDefaultBudget);
+    }
+    return options;
+}
+
+SessionOptions session_options(const SharedArguments &shared) {
+    SessionOptions options;
+    options.eviction = eviction_options(shared);
+    options.eviction.validate();
+    options.kv_type = shared.kv_type;
+    options.n_threads = shared.n_threads;
+    options.batch = shared.batch;
+    return options;
+}
+
+std::string model_path(const SharedArguments &shared) {
+    return shared.model.empty() ? bundled_model_path() : shared.model;
+}
+
+Engine load_engine(const SharedArguments &shared) {
+    Engine engine = Engine::load(model_path(shared), shared.device);
+    for (const std::string &warning : engine.tokenizer->warnings()) note(shared, warning);
+    return engine;
+}
+
+std::string read_text(const std::string &path) {
+    const std::string name = path == "-" ? "standard input" : path;
+    const auto fail = [&](const char *action) {
+        throw Error(str(name, ": cannot ", action, ": ", std::generic_category().message(errno)));
+    };
+    const auto close = [](std::FILE *file) {
+        if (file != stdin) std::fclose(file);
+    };
+    const std::unique_ptr<std::FILE, decltype(close)> file(
+        path == "-" ? stdin : std::fopen(path.c_str(), "rb"), close);
+    if (file == nullptr) fail("open");
+    std::string text;
+    char part[65536];
+    while (const size_t n = std::fread(part, 1, sizeof(part), file.get())) text.append(part, n);
+    if (std::ferror(file.get())) fail("read");
+    return text;
+}
+
+void note(const SharedArguments &shared, std::string_view text) {
+    if (!shared.quiet) print_error(str("a2sf: ", text, "\n"));
+}
+
+std::string describe_cache(const EvictionConfig &config) {
+    if (!config.evicts()) return "none";
+    std::string text = str(config.policy->name, ", budget ", grouped(config.budget));
+    if (config.n_sinks > 0) text += str(", sinks ", config.n_sinks);
+    if (config.n_recent > 0) text += str(", recent ", grouped(config.n_recent));
+    if (config.policy->uses_window()) {
+        text += str(", window ", config.window);
+    } else if (config.policy->n_lanes() > 0) {
+        text += str(", factor ", config.forgetting_factor);
+    }
+    if (config.scope == Scope::Layer) text += ", scope layer";
+    if (config.pooling > 1) text += str(", pooling ", config.pooling);
+    return text + str(", prefill ", name_of(config.prefill));
+}
+
+void write_model(JsonWriter &json, const std::string &path, const Model &model) {
+    const Config &config = model.config();
+    json.key("model").begin_object();
+    json.field("path", path);
+    json.field("name", config.name);
+    json.field("architecture", config.architecture);
+    json.field("weight_type", model.weight_type_name());
+    json.field("n_params", model.n_params());
+    json.field("weight_bytes", model.n_weight_bytes());
+    json.field("n_ctx", config.n_ctx);
+    json.end_object();
+}
+
+void write_eviction(JsonWriter &json, const EvictionConfig &config) {
+    json.field("policy", config.policy != nullptr ? config.policy->name : "full");
+    if (!config.evicts()) {
+        for (const char *name : {"budget", "forgetting_factor", "sinks", "recent", "window",
+                                 "scope", "pooling", "prefill"}) {
+            json.key(name).null();
+        }
+        return;
+    }
+    json.field("budget", config.budget);
+    json.field("forgetting_factor", config.forgetting_factor);
+    json.field("sinks", config.n_sinks);
+    json.field("recent", config.n_recent);
+    json.field("window", config.window);
+    json.field("scope", name_of(config.scope));
+    json.field("pooling", config.pooling);
+    json.field("prefill", name_of(config.prefill));
+}
+
+void write_session_options(JsonWriter &json, const Session &session) {
+    write_eviction(json, session.cache().config());
+    json.field("kv_type", name_of(session.options().kv_type));
+    json.field("batch", session.options().batch);
+    json.field("device", session.backend().device());
+    json.field("isa", session.backend().isa());
+    json.field("threads", session.backend().n_threads());
+}
+
+}  // namespace a2sf::cli

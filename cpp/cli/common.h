@@ -1,0 +1,65 @@
+// What the sub-commands share: the options of model, cache and output, the road from these to a
+// session, and the JSON and text that describe one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "cli/json.h"
+#include "cli/options.h"
+#include "engine/engine.h"
+#include "engine/session.h"
+
+namespace a2sf::cli {
+
+// The shared options as given on the command line; unset where the library decides.
+struct SharedArguments {
+    std::string model;  // empty: the bundled one
+    size_t n_threads = 0;
+    std::string device = "auto";
+    std::optional<std::string> policy;
+    EvictionOptions eviction;  // its policy is decided by eviction_options()
+    size_t batch = SessionOptions{}.batch;
+    KvType kv_type = SessionOptions{}.kv_type;
+    uint64_t seed = 0;
+    bool json = false;
+    bool quiet = false;
+};
+
+// The tables of the shared options, in the order in which --help shows them.
+OptionGroup model_group(SharedArguments &shared);
+OptionGroup machine_group(SharedArguments &shared);
+OptionGroup cache_group(SharedArguments &shared);
+OptionGroup output_group(SharedArguments &shared);
+
+// The end of --help: every policy of the registry with its summary and preset.
+std::string policy_notes();
+
+// No eviction option at all: the full cache. Eviction options without --policy: a2sf. A policy
+// without --budget: kDefaultBudget.
+EvictionOptions eviction_options(const SharedArguments &shared);
+SessionOptions session_options(const SharedArguments &shared);  // validated: throws OptionError
+
+// Loads the model; tells the tokenizer's warnings on standard error unless quiet.
+Engine load_engine(const SharedArguments &shared);
+std::string model_path(const SharedArguments &shared);
+
+// The bytes of a file, of standard input for "-". Throws Error.
+std::string read_text(const std::string &path);
+
+// Reports to standard error unless quiet: "a2sf: text".
+void note(const SharedArguments &shared, std::string_view text);
+
+// A cache as configured for what the session has read: "a2sf, budget 1,024 (sinks 4, ...)".
+std::string describe_cache(const EvictionConfig &config);
+
+// The objects "model" and the members of "options" that describe a session.
+void write_model(JsonWriter &json, const std::string &path, const Model &model);
+void write_eviction(JsonWriter &json, const EvictionConfig &config);
+void write_session_options(JsonWriter &json, const Session &session);
+
+}  // namespace a2sf::cli
