@@ -1,8 +1,9 @@
 // The operations that a device implements. The decoder is written in these and in nothing else.
 //
-// Pointers in views are device pointers; only copy_to_host and copy_to_device cross over. Operations
-// of one backend run in order. Arguments are trusted: the model and the session validated them.
-// A backend belongs to one session (its threads and scratch do not serve two at once).
+// Pointers in views are device pointers; only copy_to_host and copy_to_device cross over.
+// Operations of one backend run in order. Arguments are trusted: the model and the session
+// validated them. A backend belongs to one session (its threads and scratch do not serve two at
+// once).
 #pragma once
 
 #include <cstddef>
@@ -77,15 +78,15 @@ struct ScoreLane {
 };
 
 // Attention of m queries over a layer's live slots. A query at position p sees the slots with
-// pos <= p and, if window > 0, pos > p - window. Slots are in no particular order. A query always sees at least
-// its own slot. Head g of n_heads reads KV head g / (n_heads / n_kv_heads).
+// pos <= p and, if window > 0, pos > p - window. Slots are in no particular order. A query always
+// sees at least its own slot. Head g of n_heads reads KV head g / (n_heads / n_kv_heads).
 struct AttentionArgs {
-    Matrix<const float> q;                // [m, n_heads * head_dim], rotated
-    Matrix<float> out;                    // [m, n_heads * head_dim]
-    const int32_t *query_pos = nullptr;   // [m], ascending
+    Matrix<const float> q;               // [m, n_heads * head_dim], rotated
+    Matrix<float> out;                   // [m, n_heads * head_dim]
+    const int32_t *query_pos = nullptr;  // [m], ascending
     KvSlots slots;
-    const int32_t *pos = nullptr;         // [n_kv_heads, capacity]
-    const uint32_t *live = nullptr;       // [n_kv_heads]: slots [0, live) are in use
+    const int32_t *pos = nullptr;    // [n_kv_heads, capacity]
+    const uint32_t *live = nullptr;  // [n_kv_heads]: slots [0, live) are in use
     size_t n_heads = 0;
     int32_t window = 0;
     float scale = 1.0f;

@@ -29,7 +29,8 @@ RawBuffer::RawBuffer(size_t n_bytes, const char *what) : n_bytes_(n_bytes) {
         if (data_ != nullptr) std::memset(data_, 0, rounded);
     }
     if (data_ == nullptr) {
-        throw DeviceError(str(what, ": ", n_bytes, " bytes of memory wanted, the system gave none"));
+        throw DeviceError(
+            str(what, ": ", n_bytes, " bytes of memory wanted, the system gave none"));
     }
 }
 

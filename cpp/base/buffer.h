@@ -9,7 +9,8 @@
 
 namespace a2sf {
 
-// Owns n_bytes of zeroed, 64-byte aligned memory. Throws DeviceError naming `what` when there is none.
+// Owns n_bytes of zeroed, 64-byte aligned memory. Throws DeviceError naming `what` when there is
+// none.
 class RawBuffer {
   public:
     RawBuffer() = default;

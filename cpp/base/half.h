@@ -60,6 +60,8 @@ A2SF_INLINE uint16_t float_to_half(float value) {
     return (uint16_t)(sign | (uint16_t)((magnitude - 0x38000000u + 0xfffu + odd) >> 13));
 }
 
-A2SF_INLINE float bfloat_to_float(uint16_t value) { return bits_to_float((uint32_t)value << 16); }
+A2SF_INLINE float bfloat_to_float(uint16_t value) {
+    return bits_to_float((uint32_t)value << 16);
+}
 
 }  // namespace a2sf

@@ -103,7 +103,9 @@ void ThreadPool::run_erased(size_t n_tasks, Erased call, const void *context) {
     state.generation.fetch_add(1);
     if (state.n_sleeping.load() != 0) {
         // A worker that is about to sleep holds the mutex until it waits, so none misses the call.
-        { std::lock_guard lock(state.mutex); }
+        {
+            std::lock_guard lock(state.mutex);
+        }
         state.wake.notify_all();
     }
     state.take_tasks(0);

@@ -25,11 +25,12 @@ std::string first_model_in(const fs::path &folder) {
     return found.empty() ? "" : *std::min_element(found.begin(), found.end());
 }
 
-// Where an installed or freshly built program finds its model: beside it, in the share folder of its prefix, in the
-// Python package of its prefix, in the source tree above the build.
+// Where an installed or freshly built program finds its model: beside it, in the share folder of
+// its prefix, in the Python package of its prefix, in the source tree above the build.
 std::vector<fs::path> model_folders(const fs::path &program) {
     const fs::path prefix = program.parent_path().parent_path();
-    std::vector<fs::path> folders = {program.parent_path() / "models", prefix / "share/a2sf/models"};
+    std::vector<fs::path> folders = {program.parent_path() / "models",
+                                     prefix / "share/a2sf/models"};
     std::error_code error;
     for (const char *lib : {"lib", "lib64", "local/lib"}) {
         for (const fs::directory_entry &entry : fs::directory_iterator(prefix / lib, error)) {
@@ -75,6 +76,8 @@ KvType parse_kv_type(std::string_view text) {
     throw OptionError(str("kv_type: f32, f16 or q8_0 expected, found \"", text, "\""));
 }
 
-const char *version() { return A2SF_VERSION; }
+const char *version() {
+    return A2SF_VERSION;
+}
 
 }  // namespace a2sf

@@ -41,10 +41,14 @@ void GenerateOptions::validate() const {
 
 const char *name_of(FinishReason reason) {
     switch (reason) {
-        case FinishReason::Length: return "length";
-        case FinishReason::End: return "end";
-        case FinishReason::Stop: return "stop";
-        case FinishReason::Interrupted: return "interrupted";
+        case FinishReason::Length:
+            return "length";
+        case FinishReason::End:
+            return "end";
+        case FinishReason::Stop:
+            return "stop";
+        case FinishReason::Interrupted:
+            return "interrupted";
     }
     return "";
 }
@@ -142,8 +146,12 @@ void Generator::finish(FinishReason reason) {
     }
 }
 
-std::string Generator::rest() { return std::exchange(rest_, {}); }
+std::string Generator::rest() {
+    return std::exchange(rest_, {});
+}
 
-void Generator::interrupt() { finish(FinishReason::Interrupted); }
+void Generator::interrupt() {
+    finish(FinishReason::Interrupted);
+}
 
 }  // namespace a2sf

@@ -26,7 +26,8 @@ std::vector<float> score(Session &session, std::span<const int32_t> ids, const P
 PerplexityResult perplexity(Session &session, std::span<const int32_t> ids, size_t n_ctx,
                             const Progress &progress) {
     if (n_ctx < 2) throw OptionError(str("ctx: at least 2 tokens expected, found ", n_ctx));
-    if (ids.size() < 2) throw OptionError(str("text: at least 2 tokens expected, found ", ids.size()));
+    if (ids.size() < 2)
+        throw OptionError(str("text: at least 2 tokens expected, found ", ids.size()));
     PerplexityResult result;
     double sum = 0.0;
     double sum_of_squares = 0.0;

@@ -26,8 +26,8 @@ struct Session::Parts {
     std::unique_ptr<Backend> backend;
     Decoder decoder;
     Cache cache;
-    std::vector<int32_t> pos;        // [batch]
-    std::span<const float> logits;   // of the last token; in the decoder
+    std::vector<int32_t> pos;       // [batch]
+    std::span<const float> logits;  // of the last token; in the decoder
 
     Parts(const Model &model, const SessionOptions &options)
         : backend(model.device().create({.n_threads = options.n_threads})),
@@ -46,9 +46,15 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions &optio
 
 Session::~Session() = default;
 
-const Cache &Session::cache() const { return parts_->cache; }
-const Backend &Session::backend() const { return *parts_->backend; }
-std::span<const float> Session::logits() const { return parts_->logits; }
+const Cache &Session::cache() const {
+    return parts_->cache;
+}
+const Backend &Session::backend() const {
+    return *parts_->backend;
+}
+std::span<const float> Session::logits() const {
+    return parts_->logits;
+}
 
 void Session::reset() {
     parts_->cache.clear();
@@ -59,13 +65,16 @@ void Session::reset() {
     broken_ = false;
 }
 
-void Session::reserve(size_t n_tokens) { n_reserved_ = n_tokens_ + n_tokens; }
+void Session::reserve(size_t n_tokens) {
+    n_reserved_ = n_tokens_ + n_tokens;
+}
 
 void Session::check_ids(std::span<const int32_t> ids) const {
     const int64_t n_vocab = static_cast<int64_t>(model_->config().n_vocab);
     if (broken_) {
-        throw Error("session: a complete state expected, found one interrupted in the middle of a "
-                    "chunk; reset it first");
+        throw Error(
+            "session: a complete state expected, found one interrupted in the middle of a "
+            "chunk; reset it first");
     }
     if (ids.empty()) throw OptionError("ids: at least 1 token expected, found 0");
     for (size_t i = 0; i < ids.size(); ++i) {
@@ -87,8 +96,10 @@ void Session::prepare(size_t n_ids) {
     const size_t n_ctx = model_->config().n_ctx;
     const size_t n_total = n_tokens_ + n_ids;
     if (!config.evicts() && n_total > n_ctx) {
-        throw OptionError(str("ids: at most ", n_ctx, " tokens in all (the model's context) expected "
-                              "without eviction, found ", n_total, "; give a budget to read more"));
+        throw OptionError(str("ids: at most ", n_ctx,
+                              " tokens in all (the model's context) expected "
+                              "without eviction, found ",
+                              n_total, "; give a budget to read more"));
     }
     const size_t n_wanted = std::max(n_total, n_reserved_);
     if (!config.evicts()) {

@@ -25,8 +25,8 @@ struct SessionOptions {
 // Told after every chunk, and asked between layers whether to go on: false stops with Interrupted.
 using Progress = std::function<bool(size_t n_done, size_t n_total)>;
 
-// Receives the logits of consecutive tokens: [n, n_vocab], the first belongs to token `first` of the
-// fed ids. The memory is the session's.
+// Receives the logits of consecutive tokens: [n, n_vocab], the first belongs to token `first` of
+// the fed ids. The memory is the session's.
 using LogitsSink = std::function<void(size_t first, size_t n, const float *logits)>;
 
 class Session {
@@ -57,8 +57,8 @@ class Session {
     const SessionOptions &options() const { return options_; }
     const Cache &cache() const;
     const Backend &backend() const;
-    size_t n_tokens() const { return n_tokens_; }             // read so far
-    std::span<const float> logits() const;                    // of the last feed; empty before it
+    size_t n_tokens() const { return n_tokens_; }  // read so far
+    std::span<const float> logits() const;         // of the last feed; empty before it
 
   private:
     struct Parts;

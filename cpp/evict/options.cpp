@@ -31,8 +31,8 @@ void check_factor(double factor) {
 
 void check_share(const Amount &amount, const char *what) {
     if (amount.tokens.has_value() == amount.share.has_value()) {
-        throw OptionError(str(what, ": tokens or a share expected, found ",
-                              amount.tokens ? "both" : "neither"));
+        throw OptionError(
+            str(what, ": tokens or a share expected, found ", amount.tokens ? "both" : "neither"));
     }
     if (amount.share && !(*amount.share >= 0.0 && *amount.share <= 1.0)) {
         throw OptionError(
@@ -44,8 +44,8 @@ void check_share(const Amount &amount, const char *what) {
 void check_unused(const EvictionOptions &options, const Policy &policy) {
     const auto refuse = [&](bool given, const char *option, const char *reason) {
         if (given) {
-            throw OptionError(str(option, ": no such option expected for policy ", policy.name, ", ",
-                                  reason, "; found one"));
+            throw OptionError(str(option, ": no such option expected for policy ", policy.name,
+                                  ", ", reason, "; found one"));
         }
     };
     if (!policy.evicts()) {
@@ -79,8 +79,9 @@ size_t floor_share(double share, size_t n) {
 void check_protection(const EvictionConfig &config) {
     if (config.n_sinks + config.n_recent <= config.budget) return;
     throw OptionError(str("budget: at least ", config.n_sinks + config.n_recent, " tokens (",
-                          config.n_sinks, " sinks + ", config.n_recent, " recent) expected for policy ",
-                          config.policy->name, ", found ", config.budget));
+                          config.n_sinks, " sinks + ", config.n_recent,
+                          " recent) expected for policy ", config.policy->name, ", found ",
+                          config.budget));
 }
 
 }  // namespace
@@ -142,14 +143,19 @@ EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt) {
 
 const char *name_of(PromptMode mode) {
     switch (mode) {
-        case PromptMode::Token: return "token";
-        case PromptMode::Chunk: return "chunk";
-        case PromptMode::Full: return "full";
+        case PromptMode::Token:
+            return "token";
+        case PromptMode::Chunk:
+            return "chunk";
+        case PromptMode::Full:
+            return "full";
     }
     return "";
 }
 
-const char *name_of(Scope scope) { return scope == Scope::Head ? "head" : "layer"; }
+const char *name_of(Scope scope) {
+    return scope == Scope::Head ? "head" : "layer";
+}
 
 PromptMode parse_prompt_mode(std::string_view text) {
     for (PromptMode mode : {PromptMode::Token, PromptMode::Chunk, PromptMode::Full}) {

@@ -20,8 +20,9 @@ const Policy &keydiff_policy();
 
 std::span<const Policy *const> policies() {
     static const Policy *const list[] = {
-        &full_policy(), &a2sf_policy(),      &a2sf_paper_policy(), &a2sf_dual_policy(), &h2o_policy(),
-        &tova_policy(), &streaming_policy(), &snapkv_policy(),     &keydiff_policy(),
+        &full_policy(),      &a2sf_policy(),   &a2sf_paper_policy(),
+        &a2sf_dual_policy(), &h2o_policy(),    &tova_policy(),
+        &streaming_policy(), &snapkv_policy(), &keydiff_policy(),
     };
     return list;
 }

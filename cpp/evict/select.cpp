@@ -47,8 +47,8 @@ Unprotected unprotected(const EvictionConfig &config, std::span<const int32_t> p
     const int64_t newest = pos.back();
     const auto sinks_end =
         std::lower_bound(pos.begin(), pos.end(), static_cast<int64_t>(config.n_sinks));
-    const auto recent_begin = std::upper_bound(pos.begin(), pos.end(),
-                                               newest - static_cast<int64_t>(config.n_recent));
+    const auto recent_begin =
+        std::upper_bound(pos.begin(), pos.end(), newest - static_cast<int64_t>(config.n_recent));
     const size_t first = static_cast<size_t>(sinks_end - pos.begin());
     return {first, std::max(first, static_cast<size_t>(recent_begin - pos.begin()))};
 }

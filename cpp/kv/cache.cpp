@@ -134,8 +134,7 @@ void Cache::move_slot(size_t layer, size_t head, uint32_t from, uint32_t to) {
 }
 
 KvSlots Cache::slots(size_t layer) const {
-    const size_t offset =
-        slot_index(layer, 0) * kv_row_bytes(shape_.type, shape_.head_dim);
+    const size_t offset = slot_index(layer, 0) * kv_row_bytes(shape_.type, shape_.head_dim);
     return {shape_.type,
             shape_.n_kv_heads,
             shape_.head_dim,
@@ -163,7 +162,8 @@ void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
 void Cache::evict(size_t layer) {
     const size_t n_heads = shape_.n_kv_heads;
     size_t most_live = 0;
-    for (size_t head = 0; head < n_heads; ++head) most_live = std::max(most_live, live(layer, head));
+    for (size_t head = 0; head < n_heads; ++head)
+        most_live = std::max(most_live, live(layer, head));
     if (!config_.evicts() || most_live <= config_.budget) return;
 
     gather_views(layer);

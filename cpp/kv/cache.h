@@ -75,7 +75,9 @@ class Cache {
     void close_holes(size_t layer, size_t head);
     void move_slot(size_t layer, size_t head, uint32_t from, uint32_t to);
     void gather_views(size_t layer);
-    size_t slot_index(size_t layer, size_t head) const { return head_index(layer, head) * capacity_; }
+    size_t slot_index(size_t layer, size_t head) const {
+        return head_index(layer, head) * capacity_;
+    }
     void remove(size_t layer, size_t head, std::span<const uint32_t> victims);
     size_t n_lanes() const { return config_.policy == nullptr ? 0 : config_.policy->n_lanes(); }
     float *score_row(size_t layer, size_t lane, size_t head) const {
@@ -88,26 +90,26 @@ class Cache {
     EvictionConfig config_;
     size_t capacity_ = 0;
     size_t n_evicted_ = 0;
-    std::vector<Head> heads_;                // [n_layers * n_kv_heads]
-    std::vector<uint32_t> live_;             // [n_kv_heads], for AttentionArgs
-    std::unique_ptr<DeviceMemory> k_;        // [n_layers, n_kv_heads, capacity] rows
-    std::unique_ptr<DeviceMemory> v_;        // the same
-    Buffer<int32_t> pos_;                    // [n_layers, n_kv_heads, capacity], by slot
-    Buffer<float> scores_;                   // [n_layers, n_lanes, n_kv_heads, capacity], by slot
-    Buffer<uint32_t> order_;                 // [n_layers, n_kv_heads, capacity]: slots, oldest first
-    Buffer<uint32_t> holes_;                 // [n_layers, n_kv_heads, capacity]
+    std::vector<Head> heads_;          // [n_layers * n_kv_heads]
+    std::vector<uint32_t> live_;       // [n_kv_heads], for AttentionArgs
+    std::unique_ptr<DeviceMemory> k_;  // [n_layers, n_kv_heads, capacity] rows
+    std::unique_ptr<DeviceMemory> v_;  // the same
+    Buffer<int32_t> pos_;              // [n_layers, n_kv_heads, capacity], by slot
+    Buffer<float> scores_;             // [n_layers, n_lanes, n_kv_heads, capacity], by slot
+    Buffer<uint32_t> order_;           // [n_layers, n_kv_heads, capacity]: slots, oldest first
+    Buffer<uint32_t> holes_;           // [n_layers, n_kv_heads, capacity]
     // Scratch of one step.
-    Buffer<uint32_t> new_slots_;             // [n_kv_heads, capacity]
-    Buffer<float> query_weight_;             // [kMaxScoreLanes, capacity]
+    Buffer<uint32_t> new_slots_;  // [n_kv_heads, capacity]
+    Buffer<float> query_weight_;  // [kMaxScoreLanes, capacity]
     ScoreLane lanes_[kMaxScoreLanes];
-    Buffer<int32_t> aged_pos_;               // [n_kv_heads, capacity], oldest first
-    Buffer<float> aged_scores_;              // [n_lanes, n_kv_heads, capacity], oldest first
-    Buffer<float> similarity_;               // [n_kv_heads, capacity], by slot
-    Buffer<float> aged_similarity_;          // [n_kv_heads, capacity], oldest first
-    Buffer<float> rank_;                     // [n_kv_heads, capacity]
-    Buffer<float> rank_scratch_;             // [capacity]
-    Buffer<uint32_t> victims_;               // [2, capacity]: victims, selection scratch
-    std::vector<HeadView> views_;            // [n_kv_heads]
+    Buffer<int32_t> aged_pos_;       // [n_kv_heads, capacity], oldest first
+    Buffer<float> aged_scores_;      // [n_lanes, n_kv_heads, capacity], oldest first
+    Buffer<float> similarity_;       // [n_kv_heads, capacity], by slot
+    Buffer<float> aged_similarity_;  // [n_kv_heads, capacity], oldest first
+    Buffer<float> rank_;             // [n_kv_heads, capacity]
+    Buffer<float> rank_scratch_;     // [capacity]
+    Buffer<uint32_t> victims_;       // [2, capacity]: victims, selection scratch
+    std::vector<HeadView> views_;    // [n_kv_heads]
 };
 
 }  // namespace a2sf

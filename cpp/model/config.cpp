@@ -16,7 +16,8 @@ constexpr uint64_t kMostElements = uint64_t{1} << 28;
 // Typed access to "<architecture>.<key>" with range checks.
 class Keys {
   public:
-    Keys(const GgufFile &file, const Architecture &arch) : file_(file), prefix_(str(arch.name, ".")) {}
+    Keys(const GgufFile &file, const Architecture &arch)
+        : file_(file), prefix_(str(arch.name, ".")) {}
 
     std::string full(const char *key) const { return prefix_ + key; }
 
@@ -34,7 +35,8 @@ class Keys {
     }
     double positive_or(const char *key, double fallback) const {
         const double value = number_or(key, fallback);
-        if (!(value > 0)) throw GgufError(str(full(key), ": a positive number expected, found ", value));
+        if (!(value > 0))
+            throw GgufError(str(full(key), ": a positive number expected, found ", value));
         return value;
     }
     std::string text_or(const char *key, const char *fallback) const {
@@ -44,8 +46,8 @@ class Keys {
   private:
     size_t checked(const char *key, uint64_t value) const {
         if (value == 0 || value > kMostElements) {
-            throw GgufError(str(full(key), ": a count from 1 to ", kMostElements, " expected, found ",
-                                value));
+            throw GgufError(
+                str(full(key), ": a count from 1 to ", kMostElements, " expected, found ", value));
         }
         return static_cast<size_t>(value);
     }
@@ -73,7 +75,8 @@ double apply_yarn(const Keys &keys, size_t n_rot, double base, double factor, si
             static_cast<double>(n_original) / (turns * 2.0 * std::numbers::pi);
         return static_cast<double>(n_rot) * std::log(wavelength) / (2.0 * std::log(base));
     };
-    const double low = std::fmax(0.0, std::floor(dimension_of(keys.positive_or(keys::kYarnFast, 32))));
+    const double low =
+        std::fmax(0.0, std::floor(dimension_of(keys.positive_or(keys::kYarnFast, 32))));
     const double high = std::fmin(static_cast<double>(n_rot) - 1.0,
                                   std::ceil(dimension_of(keys.positive_or(keys::kYarnSlow, 1))));
     for (size_t i = 0; i < frequency.size(); ++i) {
@@ -119,8 +122,8 @@ Rope read_rope(const GgufFile &file, const Keys &keys, const Architecture &arch,
         magnitude = apply_yarn(keys, n_rot, base, factor, n_original, frequency);
     } else if (scaling != "none" && scaling != "longrope") {
         throw UnsupportedError(str(keys.full(keys::kRopeScaling),
-                                   ": one of none, linear, yarn, longrope expected, found \"", scaling,
-                                   "\""));
+                                   ": one of none, linear, yarn, longrope expected, found \"",
+                                   scaling, "\""));
     }
     magnitude *= keys.positive_or(keys::kRopeMagnitude, 1.0);
     return {arch.rope_style, {frequency.begin(), frequency.end()}, static_cast<float>(magnitude)};
@@ -158,9 +161,10 @@ void check_heads(const Keys &keys, const Config &config, size_t n_rot) {
 
 Config read_config(const GgufFile &file, const Architecture &arch) {
     const Keys keys(file, arch);
-    if (const auto n_experts = file.find_uint(keys.full(keys::kExperts)); n_experts.value_or(0) > 0) {
-        throw UnsupportedError(str(keys.full(keys::kExperts),
-                                   ": a dense model expected, found ", *n_experts, " experts"));
+    if (const auto n_experts = file.find_uint(keys.full(keys::kExperts));
+        n_experts.value_or(0) > 0) {
+        throw UnsupportedError(str(keys.full(keys::kExperts), ": a dense model expected, found ",
+                                   *n_experts, " experts"));
     }
     Config config;
     config.architecture = arch.name;
@@ -171,7 +175,8 @@ Config read_config(const GgufFile &file, const Architecture &arch) {
     config.hidden_dim = keys.count(keys::kHiddenDim);
     config.n_heads = keys.count(keys::kHeads);
     config.n_kv_heads = keys.count_or(keys::kKvHeads, config.n_heads);
-    config.head_dim = keys.count_or(keys::kKeyDim, std::max<size_t>(config.dim / config.n_heads, 1));
+    config.head_dim =
+        keys.count_or(keys::kKeyDim, std::max<size_t>(config.dim / config.n_heads, 1));
     if (const size_t value_dim = keys.count_or(keys::kValueDim, config.head_dim);
         value_dim != config.head_dim) {
         throw UnsupportedError(str(keys.full(keys::kValueDim), ": the key length ", config.head_dim,
@@ -182,8 +187,8 @@ Config read_config(const GgufFile &file, const Architecture &arch) {
     config.norm_eps = static_cast<float>(keys.positive_or(keys::kNormEps, 1e-5));
     const size_t scaled_dim =
         config.n_layers == arch.dim_scaled_layers ? config.dim / config.n_heads : config.head_dim;
-    config.attention_scale = static_cast<float>(keys.positive_or(
-        keys::kAttentionScale, 1.0 / std::sqrt(static_cast<double>(scaled_dim))));
+    config.attention_scale = static_cast<float>(
+        keys.positive_or(keys::kAttentionScale, 1.0 / std::sqrt(static_cast<double>(scaled_dim))));
     config.logit_scale = static_cast<float>(keys.positive_or(keys::kLogitScale, 1.0));
     if (arch.scaled_embedding) config.embedding_scale = std::sqrt(static_cast<float>(config.dim));
     config.activation = arch.activation;

@@ -18,8 +18,8 @@ class Decoder {
     // batch: the most tokens per chunk.
     Decoder(const Model &model, Backend &backend, size_t batch);
 
-    // Runs one chunk through all layers, storing and evicting in the cache. `proceed` (may be empty)
-    // is asked between layers; false throws Interrupted and leaves the cache half-way.
+    // Runs one chunk through all layers, storing and evicting in the cache. `proceed` (may be
+    // empty) is asked between layers; false throws Interrupted and leaves the cache half-way.
     void forward(const Chunk &chunk, Cache &cache, const std::function<bool()> &proceed);
 
     // Logits of tokens [first, first + n) of the last chunk, n <= logit_rows(). Host memory,
@@ -32,7 +32,8 @@ class Decoder {
     size_t n_bytes() const;  // activations
 
   private:
-    Matrix<float> view(const std::unique_ptr<DeviceMemory> &memory, size_t rows, size_t cols) const {
+    Matrix<float> view(const std::unique_ptr<DeviceMemory> &memory, size_t rows,
+                       size_t cols) const {
         return {static_cast<float *>(memory->data()), rows, cols};
     }
     void attention_block(size_t layer, const Chunk &chunk, Cache &cache, Matrix<float> x);

@@ -46,7 +46,7 @@ class Model {
 
     size_t n_params() const;
     size_t n_weight_bytes() const;
-    size_t bytes_per_token() const;       // weight bytes that decoding one token reads
+    size_t bytes_per_token() const;        // weight bytes that decoding one token reads
     std::string weight_type_name() const;  // the type that most weights have
 
   private:

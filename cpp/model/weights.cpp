@@ -72,7 +72,8 @@ class WeightLoader {
             w.k_bias = joint + n_q;
             w.v_bias = joint + n_q + n_kv;
         }
-        const Weight gate_up = matrix(at + tensors::kUp + ".weight", 2 * config.hidden_dim, config.dim);
+        const Weight gate_up =
+            matrix(at + tensors::kUp + ".weight", 2 * config.hidden_dim, config.dim);
         w.gate = rows(gate_up, 0, config.hidden_dim);
         w.up = rows(gate_up, config.hidden_dim, config.hidden_dim);
     }
@@ -80,7 +81,8 @@ class WeightLoader {
     const TensorInfo &need(const std::string &name) const {
         const TensorInfo *tensor = model_.file_.find_tensor(name);
         if (tensor == nullptr) {
-            throw GgufError(str(name, ": a tensor of architecture ", arch_.name, " expected, found none"));
+            throw GgufError(
+                str(name, ": a tensor of architecture ", arch_.name, " expected, found none"));
         }
         return *tensor;
     }

@@ -17,7 +17,9 @@ uint64_t split_mix(uint64_t &state) {
     return z ^ (z >> 31);
 }
 
-uint64_t rotate_left(uint64_t value, int bits) { return (value << bits) | (value >> (64 - bits)); }
+uint64_t rotate_left(uint64_t value, int bits) {
+    return (value << bits) | (value >> (64 - bits));
+}
 
 void check(bool valid, const char *name, const char *expected, double found) {
     if (!valid) throw OptionError(str(name, ": ", expected, " expected, found ", found));
@@ -30,7 +32,8 @@ float largest(std::span<const float> logits) {
         finite = finite && !std::isnan(logit);
         most = std::max(most, logit);
     }
-    if (!finite || std::isinf(most)) throw Error("logits: finite numbers expected, found NaN or infinity");
+    if (!finite || std::isinf(most))
+        throw Error("logits: finite numbers expected, found NaN or infinity");
     return most;
 }
 
@@ -47,8 +50,8 @@ void SamplingOptions::validate() const {
           temperature);
     check(top_p > 0 && top_p <= 1, "top_p", "a number above 0, up to 1", top_p);
     check(min_p >= 0 && min_p <= 1, "min_p", "a number from 0 to 1", min_p);
-    check(std::isfinite(repeat_penalty) && repeat_penalty > 0, "repeat_penalty", "a positive number",
-          repeat_penalty);
+    check(std::isfinite(repeat_penalty) && repeat_penalty > 0, "repeat_penalty",
+          "a positive number", repeat_penalty);
 }
 
 Sampler::Sampler(const SamplingOptions &options, size_t n_vocab)
@@ -72,7 +75,9 @@ uint64_t Sampler::next_random() {
     return result;
 }
 
-double Sampler::next_uniform() { return static_cast<double>(next_random() >> 11) * 0x1p-53; }
+double Sampler::next_uniform() {
+    return static_cast<double>(next_random() >> 11) * 0x1p-53;
+}
 
 void Sampler::accept(int32_t id) {
     if (!recent_.empty()) recent_[n_accepted_ % recent_.size()] = id;
@@ -82,7 +87,8 @@ void Sampler::accept(int32_t id) {
 // Positive logits are divided, negative ones multiplied (the CTRL rule, arXiv 1909.05858), once per
 // token however often it occurs.
 void Sampler::penalise(std::span<const float> logits) {
-    for (size_t i = 0; i < logits.size(); ++i) candidates_[i] = {static_cast<int32_t>(i), logits[i]};
+    for (size_t i = 0; i < logits.size(); ++i)
+        candidates_[i] = {static_cast<int32_t>(i), logits[i]};
     const size_t n_recent = std::min(n_accepted_, recent_.size());
     for (size_t i = 0; i < n_recent; ++i) {
         Candidate &candidate = candidates_[static_cast<size_t>(recent_[i])];

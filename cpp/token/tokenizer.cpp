@@ -69,8 +69,10 @@ class Pieces {
   private:
     void append(std::string_view text, TokenType type, bool spm) {
         const int byte = type == TokenType::Byte ? byte_of_text(text) : -1;
+        // A UserDefined token of a "llama" model may be reached by merging escaped text, so it is
+        // unescaped; llama.cpp shows its U+2581.
         const bool verbatim = type == TokenType::Control || type == TokenType::Unknown ||
-                              type == TokenType::UserDefined;
+                              (type == TokenType::UserDefined && !spm);
         if (byte >= 0) {
             block_ += static_cast<char>(byte);
         } else if (verbatim) {

@@ -15,9 +15,11 @@ namespace {
 // A model whose every answer is the same token: its embedding row dwarfs the others.
 Engine always(int32_t id) {
     TinyModel tiny;
-    tiny.change = [id](const std::string &name, std::vector<uint64_t> &, std::vector<float> &values) {
+    tiny.change = [id](const std::string &name, std::vector<uint64_t> &,
+                       std::vector<float> &values) {
         // Blocks add nothing; the stream is the embedding, the output likes `id` after anything.
-        if (name.find("attn_output") != std::string::npos || name.find("ffn_down") != std::string::npos) {
+        if (name.find("attn_output") != std::string::npos ||
+            name.find("ffn_down") != std::string::npos) {
             values.assign(values.size(), 0.0f);
         }
         if (name != "token_embd.weight") return;

@@ -157,7 +157,8 @@ TEST_CASE("half-precision and 8-bit caches stay close to the exact one") {
     const auto difference = [&](KvType type) {
         const auto logits = all_logits({.kv_type = type, .n_threads = 1}, ids);
         float most = 0;
-        for (size_t i = 0; i < exact.size(); ++i) most = std::max(most, std::abs(logits[i] - exact[i]));
+        for (size_t i = 0; i < exact.size(); ++i)
+            most = std::max(most, std::abs(logits[i] - exact[i]));
         return most;
     };
     CHECK(difference(KvType::F16) < 0.05f);
@@ -184,7 +185,8 @@ TEST_CASE("scores are log-probabilities of the tokens that follow") {
 
 TEST_CASE("weights that are no numbers end in an error, not in tokens") {
     TinyModel broken;
-    broken.change = [](const std::string &name, std::vector<uint64_t> &, std::vector<float> &values) {
+    broken.change = [](const std::string &name, std::vector<uint64_t> &,
+                       std::vector<float> &values) {
         if (name == "blk.1.attn_v.weight") values[5] = std::numeric_limits<float>::quiet_NaN();
     };
     const Engine engine = load_tiny(broken);

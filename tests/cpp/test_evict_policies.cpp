@@ -26,7 +26,8 @@ TEST_CASE("names are unique and found") {
 }
 
 TEST_CASE("a chunk weighs its queries as single steps would") {
-    // A <- decay A + sum_i w_i p_i over a chunk equals m steps of A <- f A + p (algorithm, section 1).
+    // A <- decay A + sum_i w_i p_i over a chunk equals m steps of A <- f A + p (algorithm, section
+    // 1).
     for (const Policy *policy : policies()) {
         if (policy->uses_window()) continue;
         const EvictionConfig config = resolve({.policy = policy->name}, 0);

@@ -3,8 +3,7 @@
 
 #include <unistd.h>
 
-#include <chrono>
-#include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -231,10 +230,9 @@ TEST_CASE("a vocabulary of 300,000 strings parses well within a second") {
     writer.add_array("tokenizer.ggml.tokens", tokens)
         .add_array("scores", std::vector<float>(300000, 1.0f));
     const std::vector<std::byte> bytes = writer.bytes();
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();  // processor time: other programs do not count
     const GgufFile file = GgufFile::parse(bytes, "x.gguf");
-    const double time_s =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double time_s = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     CHECK(file.find_strings("tokenizer.ggml.tokens")->back() == "token 299999");
-    CHECK(time_s < 1.0);  // about 0.01 s; the limit leaves room for sanitizers and busy machines
+    CHECK(time_s < 1.0);  // about 0.01 s; the limit leaves room for sanitizers
 }

@@ -48,7 +48,8 @@ struct Fixture {
         }
         for (size_t layer = 0; layer < kLayers; ++layer) {
             const auto slots = cache.append(layer, n_tokens, m);
-            backend->kv_write(cache.slots(layer), Matrix<const float>(k.data(), m, kHeads * kHeadDim),
+            backend->kv_write(cache.slots(layer),
+                              Matrix<const float>(k.data(), m, kHeads * kHeadDim),
                               Matrix<const float>(v.data(), m, kHeads * kHeadDim), slots.data());
             check_rows(layer);
             AttentionArgs args;
@@ -68,8 +69,10 @@ struct Fixture {
         AttentionArgs args;
         cache.bind_attention(layer, 1, args);
         for (size_t h = 0; h < kHeads; ++h) {
-            const auto *k = static_cast<const float *>(args.slots.k) + h * cache.capacity() * kHeadDim;
-            const auto *v = static_cast<const float *>(args.slots.v) + h * cache.capacity() * kHeadDim;
+            const auto *k =
+                static_cast<const float *>(args.slots.k) + h * cache.capacity() * kHeadDim;
+            const auto *v =
+                static_cast<const float *>(args.slots.v) + h * cache.capacity() * kHeadDim;
             std::vector<int32_t> held;
             for (size_t slot = 0; slot < args.live[h]; ++slot) {
                 const int32_t pos = args.pos[h * cache.capacity() + slot];

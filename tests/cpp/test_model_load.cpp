@@ -59,7 +59,8 @@ TEST_CASE("tensors of the wrong shape, or missing, are refused by name") {
     CHECK(refusal(reshaped("blk.0.ffn_norm.weight", {32})) ==
           "blk.0.ffn_norm.weight: shape (64) expected, found (32)");
     CHECK(refusal(reshaped("token_embd.weight", {32, 258})).find("token_embd.weight: shape") == 0);
-    CHECK(refusal(reshaped("blk.1.ffn_down.weight", {})).find("blk.1.ffn_down.weight: a tensor") == 0);
+    CHECK(refusal(reshaped("blk.1.ffn_down.weight", {})).find("blk.1.ffn_down.weight: a tensor") ==
+          0);
     CHECK(refusal(reshaped("output_norm.weight", {64, 1})) == "accepted");
 }
 

@@ -13,7 +13,8 @@ using namespace a2sf;
 
 namespace {
 
-std::map<int32_t, int> draw(const SamplingOptions &options, const std::vector<float> &logits, int n) {
+std::map<int32_t, int> draw(const SamplingOptions &options, const std::vector<float> &logits,
+                            int n) {
     Sampler sampler(options, logits.size());
     std::map<int32_t, int> count;
     for (int i = 0; i < n; ++i) ++count[sampler.sample(logits).id];

@@ -92,6 +92,14 @@ TEST_CASE("special tokens cut the text; what follows starts with a space again")
     CHECK(tokenizer.decode(Ids{kBos, hello, kEos, hello}, true) == "<s>hello</s> hello");
 }
 
+TEST_CASE("a UserDefined token that merging reaches decodes to what was encoded") {
+    VocabularySpec spec = spm_spec();
+    spec.add("\u2581\u2581\u2581", TokenType::UserDefined);
+    const Tokenizer tokenizer = spec.load();
+    CHECK(tokenizer.encode("  ", {false, false}) == Ids{id_of(tokenizer, "\u2581\u2581\u2581")});
+    CHECK(tokenizer.decode(tokenizer.encode("a    b")) == "a    b");
+}
+
 TEST_CASE("a megabyte without a break") {
     const Tokenizer tokenizer = spm_spec().load();
     const size_t n = size_t{1} << 20;

@@ -29,7 +29,8 @@ struct TinyModel {
     uint32_t dim = 64;
     uint32_t hidden_dim = 96;
     uint32_t n_ctx = 256;
-    // Called for every tensor before it is written; may change it, or drop it by clearing the shape.
+    // Called for every tensor before it is written; may change it, or drop it by clearing the
+    // shape.
     std::function<void(const std::string &name, std::vector<uint64_t> &shape, std::vector<float> &)>
         change;
 
@@ -111,13 +112,14 @@ inline std::vector<std::byte> tiny_bytes(const TinyModel &tiny) {
 // Writes the model to a file of its own and loads it.
 inline a2sf::Engine load_tiny(const TinyModel &tiny = {}) {
     static int n_files = 0;
-    const std::string path = (std::filesystem::temp_directory_path() /
-                              ("a2sf_tiny_" + std::to_string(getpid()) + "_" +
-                               std::to_string(n_files++) + ".gguf"))
-                                 .string();
+    const std::string path =
+        (std::filesystem::temp_directory_path() /
+         ("a2sf_tiny_" + std::to_string(getpid()) + "_" + std::to_string(n_files++) + ".gguf"))
+            .string();
     const std::vector<std::byte> bytes = tiny_bytes(tiny);
     std::ofstream(path, std::ios::binary)
-        .write(reinterpret_cast<const char *>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        .write(reinterpret_cast<const char *>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
     struct Remove {
         std::string path;
         ~Remove() { std::remove(path.c_str()); }

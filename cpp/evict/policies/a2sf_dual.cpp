@@ -1,8 +1,9 @@
 // a2sf-dual: two memories, a token lives on either (this project's; algorithm: two A2SF scores).
 //   fast[p]   = max over |p' - p| <= pooling/2 of sum over the layer's KV heads of A_fast[p']
 //   rank_h[p] = max(fast[p] / sum_p' of that sum, A_h,slow[p] / sum_s A_h,slow[s])
-// A head that no longer holds p' adds nothing; with scope layer A_h,slow is summed over the heads too. The slow score keeps what each head uses, which
-// perplexity rewards; the fast one, shared and spread, keeps what was just looked up, which retrieval rewards.
+// A head that no longer holds p' adds nothing; with scope layer A_h,slow is summed over the heads
+// too. The slow score keeps what each head uses, which perplexity rewards; the fast one, shared and
+// spread, keeps what was just looked up, which retrieval rewards.
 #include <algorithm>
 #include <limits>
 #include <numeric>
@@ -17,7 +18,8 @@ namespace {
 class A2sfDual final : public Policy {
   public:
     A2sfDual()
-        : Policy("a2sf-dual", "a slow score per head and a fast one per layer; either keeps a token",
+        : Policy("a2sf-dual",
+                 "a slow score per head and a fast one per layer; either keeps a token",
                  Preset{.forgetting_factor = 0.99f,
                         .fast_forgetting_factor = 0.9f,
                         .n_sinks = 4,
@@ -31,7 +33,7 @@ class A2sfDual final : public Policy {
         thread_local Union shared;
         shared.gather(heads);
         const float fast_total =
-                static_cast<float>(std::accumulate(shared.sum.begin(), shared.sum.end(), 0.0));
+            static_cast<float>(std::accumulate(shared.sum.begin(), shared.sum.end(), 0.0));
         shared.pool(static_cast<int32_t>(config.pooling / 2));
         const bool layer = config.scope == Scope::Layer;
         for (size_t h = 0; h < heads.size(); ++h) {
@@ -43,8 +45,8 @@ class A2sfDual final : public Policy {
             for (size_t other = 1; layer && other < heads.size(); ++other) {
                 for (size_t i = 0; i < live; ++i) shared.slow[i] += heads[other].score[0][i];
             }
-            const float slow_total = static_cast<float>(
-                std::accumulate(shared.slow.begin(), shared.slow.end(), 0.0));
+            const float slow_total =
+                static_cast<float>(std::accumulate(shared.slow.begin(), shared.slow.end(), 0.0));
             size_t u = 0;
             for (size_t i = 0; i < live; ++i) {
                 while (shared.pos[u] != head.pos[i]) ++u;
@@ -72,7 +74,8 @@ class A2sfDual final : public Policy {
             for (;;) {
                 int32_t next = std::numeric_limits<int32_t>::max();
                 for (size_t h = 0; h < heads.size(); ++h) {
-                    if (cursor[h] < heads[h].pos.size()) next = std::min(next, heads[h].pos[cursor[h]]);
+                    if (cursor[h] < heads[h].pos.size())
+                        next = std::min(next, heads[h].pos[cursor[h]]);
                 }
                 if (next == std::numeric_limits<int32_t>::max()) return;
                 float total = 0.0f;

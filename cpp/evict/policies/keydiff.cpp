@@ -16,7 +16,8 @@ class KeyDiff final : public Policy {
     void rank(const EvictionConfig &, std::span<const HeadView> heads,
               Matrix<float> rank) const override {
         for (size_t h = 0; h < heads.size(); ++h) {
-            for (size_t i = 0; i < heads[h].pos.size(); ++i) rank.row(h)[i] = -heads[h].similarity[i];
+            for (size_t i = 0; i < heads[h].pos.size(); ++i)
+                rank.row(h)[i] = -heads[h].similarity[i];
         }
     }
 };

@@ -1,5 +1,5 @@
-// snapkv: the attention of the last 32 queries of the prompt, spread over 7 neighbours, decides once
-// at the prompt's end (arXiv 2404.14469). SnapKV stops there; so that the budget holds while
+// snapkv: the attention of the last 32 queries of the prompt, spread over 7 neighbours, decides
+// once at the prompt's end (arXiv 2404.14469). SnapKV stops there; so that the budget holds while
 // decoding, a new query of weight 1 joins and the rest fades by 1 - 1/window, the recursion with
 // the same total weight. A chunk shorter than the window fades the rest by 1 - m/window likewise.
 #include <algorithm>
@@ -13,8 +13,10 @@ namespace {
 class SnapKv final : public Policy {
   public:
     SnapKv()
-        : Policy("snapkv", "attention of the prompt's last 32 queries, pooled over neighbours",
-                 Preset{.recent_tokens = 32, .window = 32, .pooling = 7, .prefill = PromptMode::Full}) {}
+        : Policy(
+              "snapkv", "attention of the prompt's last 32 queries, pooled over neighbours",
+              Preset{
+                  .recent_tokens = 32, .window = 32, .pooling = 7, .prefill = PromptMode::Full}) {}
     bool uses_window() const override { return true; }
 
     float query_weights(const EvictionConfig &config, size_t,

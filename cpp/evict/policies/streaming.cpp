@@ -9,7 +9,8 @@ namespace {
 
 class Streaming final : public Policy {
   public:
-    Streaming() : Policy("streaming", "the first 4 tokens and the newest ones", Preset{.n_sinks = 4}) {}
+    Streaming()
+        : Policy("streaming", "the first 4 tokens and the newest ones", Preset{.n_sinks = 4}) {}
     size_t n_lanes() const override { return 0; }
 
     // All equal: on a tie the older goes, which is the order of positions.

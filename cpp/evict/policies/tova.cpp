@@ -1,5 +1,5 @@
-// tova: the newest query's attention alone decides (arXiv 2401.06104; there the heads of a layer vote together, here
-// each KV head decides for itself unless scope is layer).
+// tova: the newest query's attention alone decides (arXiv 2401.06104; there the heads of a layer
+// vote together, here each KV head decides for itself unless scope is layer).
 #include "evict/policy.h"
 
 namespace a2sf {

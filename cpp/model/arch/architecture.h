@@ -1,5 +1,6 @@
-// What distinguishes one architecture from another, as data. A new one is a file arch/<name>.cpp with
-// such a description and one line in model/registry.cpp; the loader and the forward pass read it.
+// What distinguishes one architecture from another, as data. A new one is a file arch/<name>.cpp
+// with such a description and one line in model/registry.cpp; the loader and the forward pass read
+// it.
 #pragma once
 
 #include "backend/backend.h"
@@ -73,7 +74,7 @@ struct Architecture {
     // The one size of the family (by its layers) whose queries are scaled by sqrt(dim / n_heads)
     // instead of sqrt(head_dim); no key says so.
     size_t dim_scaled_layers = 0;
-    float local_rope_base = 10000.0f;   // RoPE base of windowed layers when window_period > 1
+    float local_rope_base = 10000.0f;  // RoPE base of windowed layers when window_period > 1
     double default_rope_base = 10000.0;
 };
 

@@ -5,16 +5,16 @@
 namespace a2sf {
 
 const Architecture &gemma3_architecture() {
-    static constexpr Architecture architecture{
-        .name = "gemma3", .rope_style = RopeStyle::Halves,
-        .activation = Activation::GeluTanh,
-        .qk_norm = true,
-        .post_norms = true,
-        .scaled_embedding = true,
-        .window_period = 6,
-        .dim_scaled_layers = 62,
-        .local_rope_base = 10000.0f,
-        .default_rope_base = 1000000.0};
+    static constexpr Architecture architecture{.name = "gemma3",
+                                               .rope_style = RopeStyle::Halves,
+                                               .activation = Activation::GeluTanh,
+                                               .qk_norm = true,
+                                               .post_norms = true,
+                                               .scaled_embedding = true,
+                                               .window_period = 6,
+                                               .dim_scaled_layers = 62,
+                                               .local_rope_base = 10000.0f,
+                                               .default_rope_base = 1000000.0};
     return architecture;
 }
 

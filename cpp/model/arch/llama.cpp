@@ -5,8 +5,8 @@
 namespace a2sf {
 
 const Architecture &llama_architecture() {
-    static constexpr Architecture architecture{
-        .name = "llama", .rope_style = RopeStyle::Interleaved};
+    static constexpr Architecture architecture{.name = "llama",
+                                               .rope_style = RopeStyle::Interleaved};
     return architecture;
 }
 

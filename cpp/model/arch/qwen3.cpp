@@ -4,8 +4,10 @@
 namespace a2sf {
 
 const Architecture &qwen3_architecture() {
-    static constexpr Architecture architecture{
-        .name = "qwen3", .rope_style = RopeStyle::Halves, .qk_norm = true, .default_rope_base = 1000000.0};
+    static constexpr Architecture architecture{.name = "qwen3",
+                                               .rope_style = RopeStyle::Halves,
+                                               .qk_norm = true,
+                                               .default_rope_base = 1000000.0};
     return architecture;
 }
 
