@@ -1,0 +1,315 @@
+"""The engine: a model, how its cache is kept, and everything one can ask of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from ._chat import Messages, render
+from ._core import OptionError
+from ._hub import bundled_path, local_path
+from ._ids import Ids, as_ids
+from ._options import GREEDY, Eviction, KvType, Sampling, native_eviction, native_generate
+from ._progress import prompt_bar
+from ._results import Generation, ModelInfo, info_from
+from ._session import Session
+from ._stream import TokenStream, drain
+from ._tokenizer import Tokenizer
+
+
+class Engine:
+    """A model ready to run.
+
+    Immutable: any number of threads may use it, each call has a session of its own.
+
+    Parameters
+    ----------
+    path : str, os.PathLike or None, default None
+        A GGUF file; "hf:owner/repo/file.gguf" or "hf:owner/repo@revision/file.gguf", downloaded
+        with a progress bar, cached and then usable offline (needs the extra `hub`); None for
+        $A2SF_MODEL or the small model bundled with the package.
+    eviction : Eviction or None, default None
+        How the KV cache is kept inside a budget; None keeps everything.
+    kv_type : {"f16", "f32", "q8_0"}, default "f16"
+        How K and V are stored.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        What to run on; "auto" is the best of `a2sf.devices()`.
+    threads : int or None, default None
+        CPU threads of each session; None is the number of cores. Results do not depend on it.
+    batch : int, default 512
+        Prompt tokens processed together, at most 65536. Prefill "chunk" evicts once per batch.
+    progress : bool or None, default None
+        A progress bar on standard error while a prompt is read. None: only on a long prompt and
+        when standard error is a terminal.
+
+    Raises
+    ------
+    OptionError
+        An option makes no sense.
+    GgufError
+        The file is damaged.
+    UnsupportedError
+        An architecture or weight type that is not known.
+    DeviceError
+        The device is missing.
+    Error
+        The file cannot be read or downloaded.
+    """
+
+    __slots__ = ("_eviction", "_info", "_native", "_options", "_progress", "_tokenizer")
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        eviction: Eviction | None = None,
+        kv_type: KvType = "f16",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+        batch: int = 512,
+        progress: bool | None = None,
+    ) -> None:
+        if not (progress is None or isinstance(progress, bool)):
+            found = type(progress).__name__
+            raise TypeError(f"progress: bool or None expected, found {found}")
+        if not isinstance(device, str):
+            raise TypeError(f"device: str expected, found {type(device).__name__}")
+        self._eviction = eviction
+        self._options = (kv_type, threads, batch)
+        self._session_options(None)
+        file = bundled_path() if path is None else local_path(path)
+        self._native = _core.Engine.load(file, device)
+        self._tokenizer = Tokenizer._of(self._native.tokenizer)
+        self._info = info_from(self._native, file)
+        self._progress = progress
+
+    def _session_options(self, eviction: Eviction | None) -> _core.SessionOptions:
+        kv_type, threads, batch = self._options
+        chosen = self._eviction if eviction is None else eviction
+        return _core.SessionOptions(native_eviction(chosen), kv_type, threads, batch)
+
+    @property
+    def eviction(self) -> Eviction | None:
+        """How the cache is kept unless a call says otherwise; None keeps everything."""
+        return self._eviction
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is: sizes, weight type, device."""
+        return self._info
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    def tokenize(self, text: str, *, special: bool = True, bos: bool | None = None) -> list[int]:
+        """Token ids of a text; see `Tokenizer.encode`."""
+        return self._tokenizer.encode(text, special=special, bos=bos)
+
+    def detokenize(self, ids: Ids) -> str:
+        """Text of token ids; see `Tokenizer.decode`."""
+        return self._tokenizer.decode(ids)
+
+    def generate(
+        self,
+        prompt: str | Ids,
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: str | Sequence[str] = (),
+        eviction: Eviction | None = None,
+    ) -> Generation:
+        """Continue a prompt.
+
+        Parameters
+        ----------
+        prompt : str, sequence of int, or integer array [n]
+            At least one token. In text, special tokens count as such.
+        max_tokens : int, default 128
+            Most tokens to generate. Without eviction the model's context also ends a generation.
+        sampling : Sampling
+            How tokens are chosen; default greedy.
+        stop : str or sequence of str
+            The text ends before the first of these.
+        eviction : Eviction or None, default None
+            Instead of the engine's; `Eviction(policy="full")` for the full cache.
+
+        Returns
+        -------
+        Generation
+
+        Raises
+        ------
+        OptionError
+            An empty prompt, ids outside the vocabulary, a prompt longer than the model's context
+            without eviction, or options that cannot be met.
+        TypeError
+            A value of another type.
+        KeyboardInterrupt
+            Ctrl-C, also in the middle of a long prompt.
+        """
+        return drain(
+            self.stream(
+                prompt, max_tokens=max_tokens, sampling=sampling, stop=stop, eviction=eviction
+            )
+        )
+
+    def stream(
+        self,
+        prompt: str | Ids,
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: str | Sequence[str] = (),
+        eviction: Eviction | None = None,
+    ) -> TokenStream:
+        """Do as `generate`, but return an iterator of `Token`.
+
+        Options are checked at once; the prompt is read when the first token is asked for.
+        """
+        options = native_generate(max_tokens, sampling, stop)
+        if isinstance(prompt, str):
+            prompt = self.tokenize(prompt)
+        ids = as_ids(prompt, self._info.n_vocab, what="prompt")
+        if len(ids) == 0:
+            raise OptionError("prompt: at least 1 token expected, found 0")
+        session = self._native.session(self._session_options(eviction))
+        generator = _core.Generator(session, options)
+        return TokenStream(generator, ids, show_progress=self._progress, settles=False)
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: str | Sequence[str] = (),
+        eviction: Eviction | None = None,
+    ) -> Generation:
+        """Answer a conversation, written out by the model's own template.
+
+        Parameters
+        ----------
+        messages : sequence of mappings
+            Each with "role" ("system", "user", "assistant") and "content" (text), oldest first.
+        max_tokens, sampling, stop, eviction
+            As in `generate`.
+
+        Returns
+        -------
+        Generation
+
+        Raises
+        ------
+        UnsupportedError
+            The model has no chat template, or one that does not work.
+        OptionError
+            No messages, wrong ones, or a conversation that the template refuses.
+        Error
+            jinja2 is not installed (extra `chat`).
+        """
+        return drain(
+            self.stream_chat(
+                messages, max_tokens=max_tokens, sampling=sampling, stop=stop, eviction=eviction
+            )
+        )
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: str | Sequence[str] = (),
+        eviction: Eviction | None = None,
+    ) -> TokenStream:
+        """Do as `chat`, but return an iterator of `Token`."""
+        bos, eos = self._tokenizer.bos, self._tokenizer.eos
+        bos_token = "" if bos is None else self._native.tokenizer.entry(bos)
+        eos_token = "" if eos is None else self._native.tokenizer.entry(eos)
+        template = self._tokenizer.chat_template
+        text = render(template, messages, bos_token=bos_token, eos_token=eos_token)
+        # Most templates write the beginning-of-text token themselves; there is to be one, not two.
+        written = bool(bos_token) and text.startswith(bos_token)
+        ids = self.tokenize(text, bos=False if written else None)
+        return self.stream(
+            ids, max_tokens=max_tokens, sampling=sampling, stop=stop, eviction=eviction
+        )
+
+    def logits(self, ids: Ids, *, eviction: Eviction | None = None) -> NDArray[np.float32]:
+        """Read tokens and return what the model predicts after each.
+
+        Parameters
+        ----------
+        ids : sequence of int, or integer array [n]
+        eviction : Eviction or None, default None
+            Instead of the engine's.
+
+        Returns
+        -------
+        float32 [n, n_vocab]
+            Row i holds the logits of the token that follows ids[i].
+
+        Raises
+        ------
+        OptionError, TypeError, KeyboardInterrupt
+            As `generate`.
+        MemoryError
+            There is no room for the result.
+        """
+        array = as_ids(ids, self._info.n_vocab)
+        session = self._native.session(self._session_options(eviction))
+        out = np.empty((len(array), self._info.n_vocab), np.float32)
+        with prompt_bar(self._progress, len(array)) as report:
+            session.feed_all(array, out, report)
+        return out
+
+    def score(self, ids: Ids, *, eviction: Eviction | None = None) -> NDArray[np.float32]:
+        """Log-probability of each token given those before it.
+
+        Parameters
+        ----------
+        ids : sequence of int, or integer array [n]
+        eviction : Eviction or None, default None
+            Instead of the engine's.
+
+        Returns
+        -------
+        float32 [n - 1]
+            Natural logs; entry i is that of ids[i + 1].
+
+        Raises
+        ------
+        OptionError, TypeError, KeyboardInterrupt
+            As `generate`.
+        """
+        array = as_ids(ids, self._info.n_vocab)
+        session = self._native.session(self._session_options(eviction))
+        with prompt_bar(self._progress, len(array)) as report:
+            return session.score(array, report)
+
+    def session(self, *, eviction: Eviction | None = None) -> Session:
+        """Return a new, empty session.
+
+        Parameters
+        ----------
+        eviction : Eviction or None, default None
+            Instead of the engine's.
+
+        Raises
+        ------
+        OptionError
+            Options that the model cannot meet.
+        """
+        native = self._native.session(self._session_options(eviction))
+        return Session(native, self._tokenizer, self._progress)
+
+    def __repr__(self) -> str:
+        kind, weights = self._info.architecture, self._info.weight_type
+        return f"Engine({self._info.path!r}, {kind}, {weights}, eviction={self._eviction!r})"

@@ -1,0 +1,170 @@
+"""Options, checked when they are built. The rules are the native library's, so they exist once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from . import _core
+
+KvType = Literal["f32", "f16", "q8_0"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eviction:
+    """How the KV cache is kept inside a budget.
+
+    An option left at None takes the policy's preset; the numbers below are those of "a2sf". An
+    option that the policy would ignore is an error.
+
+    Parameters
+    ----------
+    policy : str, default "a2sf"
+        One of `a2sf.policies()`. "full" evicts nothing.
+    budget : int, float, str or None
+        Most tokens that each KV head of each layer holds after a step, protected ones included:
+        a number of tokens, or a share of the prompt as "20%" or 0.2. Default 1024 for every policy
+        that evicts.
+    forgetting_factor : float or None
+        Weight that a token's accumulated attention loses to each newer query, 0 to 1: 1 never
+        forgets (h2o), 0 looks at the newest query only (tova). Preset 0.99.
+    sinks : int or None
+        First tokens of the text, never evicted. Preset 4.
+    recent : int, float, str or None
+        Newest tokens, never evicted: a number, or a share of the budget as "25%" or 0.25.
+        Preset "25%".
+    window : int or None
+        Newest queries that snapkv looks at, preset 32 there. No other policy has it.
+    scope : {"head", "layer"} or None
+        Whether each KV head keeps its own tokens, or all heads of a layer the same ones.
+        Preset "head".
+    pooling : int or None
+        Odd. A token counts as much as the best one within `pooling // 2` positions of it; 1 is
+        none. Preset 1.
+    prefill : {"token", "chunk", "full"} or None
+        When a prompt's tokens are evicted: after each token (the paper's order), once per
+        `Engine(batch=...)` tokens, or once at its end (the whole prompt must fit in memory).
+        Preset "chunk".
+
+    Raises
+    ------
+    OptionError
+        No prompt could make these valid: an unknown name, a number out of range, an option that
+        the policy would ignore, sinks and recent larger than the budget.
+    TypeError
+        A value of another type.
+
+    Notes
+    -----
+    Source: Jo and Shin, "A2SF", arXiv 2407.20485 (2024). The paper's own setting is policy
+    "a2sf-paper".
+    """
+
+    policy: str = "a2sf"
+    budget: int | float | str | None = None
+    forgetting_factor: float | None = None
+    sinks: int | None = None
+    recent: int | float | str | None = None
+    window: int | None = None
+    scope: Literal["head", "layer"] | None = None
+    pooling: int | None = None
+    prefill: Literal["token", "chunk", "full"] | None = None
+
+    def __post_init__(self) -> None:
+        self._native()
+        if self.budget is None and _core.policy_evicts(self.policy):
+            object.__setattr__(self, "budget", _core.DEFAULT_BUDGET)
+            self._native()
+
+    def _native(self) -> _core.EvictionOptions:
+        return _core.EvictionOptions(
+            policy=self.policy,
+            budget=self.budget,
+            forgetting_factor=self.forgetting_factor,
+            sinks=self.sinks,
+            recent=self.recent,
+            window=self.window,
+            scope=self.scope,
+            pooling=self.pooling,
+            prefill=self.prefill,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen. The default is greedy: always the likeliest token.
+
+    Parameters
+    ----------
+    temperature : float, default 0.0
+        Divides the logits; 0 is greedy.
+    top_k : int, default 0
+        Only the k likeliest tokens; 0 is all.
+    top_p : float, default 1.0
+        Only the likeliest tokens that together have this probability; 1 is all.
+    min_p : float, default 0.0
+        Only tokens at least this fraction as likely as the likeliest; 0 is all.
+    repeat_penalty : float, default 1.0
+        Divides positive and multiplies negative logits of recent tokens; 1 is none.
+    repeat_window : int, default 64
+        Newest tokens that `repeat_penalty` applies to, the prompt's included.
+    seed : int, default 0
+        0 to 2^64 - 1. The same seed, model and instruction set give the same tokens, whatever the
+        number of threads.
+
+    Raises
+    ------
+    OptionError
+        A number out of range, NaN included.
+    TypeError
+        A value of another type.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    repeat_window: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._native()
+
+    def _native(self) -> _core.SamplingOptions:
+        return _core.SamplingOptions(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty,
+            repeat_window=self.repeat_window,
+            seed=self.seed,
+        )
+
+
+GREEDY = Sampling()
+
+
+def native_eviction(eviction: Eviction | None) -> _core.EvictionOptions:
+    """Make the library's form; None is the full cache."""
+    if eviction is None:
+        return Eviction(policy="full")._native()
+    if not isinstance(eviction, Eviction):
+        found = type(eviction).__name__
+        raise TypeError(f"eviction: a2sf.Eviction or None expected, found {found}")
+    return eviction._native()
+
+
+def native_generate(
+    max_tokens: int, sampling: Sampling, stop: str | Sequence[str]
+) -> _core.GenerateOptions:
+    """Check a generation's options and make the library's form."""
+    if not isinstance(sampling, Sampling):
+        raise TypeError(f"sampling: a2sf.Sampling expected, found {type(sampling).__name__}")
+    strings = [stop] if isinstance(stop, str) else list(stop)
+    for string in strings:
+        if not isinstance(string, str):
+            raise TypeError(f"stop: str expected, found {type(string).__name__}")
+    return _core.GenerateOptions(max_tokens=max_tokens, sampling=sampling._native(), stop=strings)

@@ -1,0 +1,125 @@
+"""A text that grows: feed tokens, look at logits and cache, generate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from ._core import Cache
+from ._ids import Ids, as_ids
+from ._options import GREEDY, Sampling, native_generate
+from ._progress import prompt_bar
+from ._results import Generation
+from ._stream import TokenStream, drain
+from ._tokenizer import Tokenizer
+
+
+class Session:
+    """One sequence of tokens and its KV cache, made by `Engine.session`.
+
+    Several sessions of an engine may run at once, each used by one thread at a time; a second
+    thread gets an `Error`. After an exception out of `feed` or `generate` call `reset`.
+    """
+
+    __slots__ = ("_native", "_show", "_tokenizer")
+
+    def __init__(
+        self, native: _core.Session, tokenizer: Tokenizer, show_progress: bool | None
+    ) -> None:
+        self._native = native
+        self._tokenizer = tokenizer
+        self._show = show_progress
+
+    def feed(self, ids: Ids) -> NDArray[np.float32]:
+        """Read tokens after those read before.
+
+        One call is one prompt: prefill "full" evicts at its end, and a budget given as a share is
+        one of the first call's tokens.
+
+        Parameters
+        ----------
+        ids : sequence of int, or integer array [n]
+
+        Returns
+        -------
+        float32 [n_vocab]
+            Logits of the token that follows the last one.
+
+        Raises
+        ------
+        OptionError
+            No ids, ids outside the vocabulary, or more tokens than the model's context holds
+            without eviction.
+        KeyboardInterrupt
+            Ctrl-C. Reset the session before using it again.
+        """
+        array = as_ids(ids, self._tokenizer.n_vocab)
+        with prompt_bar(self._show, len(array)) as report:
+            return self._native.feed(array, report)
+
+    def generate(
+        self,
+        prompt: str | Ids = (),
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: str | Sequence[str] = (),
+    ) -> Generation:
+        """Go on with the text, after a prompt if one is given.
+
+        The session has then read the prompt and what it generated.
+
+        Parameters
+        ----------
+        prompt : str, sequence of int, or integer array [n]
+            Read first. May be empty once the session has read something. Text begins with the
+            model's beginning-of-text token only at the start of a session.
+        max_tokens, sampling, stop
+            As in `Engine.generate`.
+
+        Returns
+        -------
+        Generation
+
+        Raises
+        ------
+        As `Engine.generate`.
+        """
+        return drain(self.stream(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop))
+
+    def stream(
+        self,
+        prompt: str | Ids = (),
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: str | Sequence[str] = (),
+    ) -> TokenStream:
+        """Do as `generate`, but return an iterator of `Token`.
+
+        Nothing else may use the session until the iterator has ended or is closed.
+        """
+        options = native_generate(max_tokens, sampling, stop)
+        if isinstance(prompt, str):
+            bos = None if self.n_tokens == 0 else False
+            prompt = self._tokenizer.encode(prompt, bos=bos)
+        ids = as_ids(prompt, self._tokenizer.n_vocab, what="prompt")
+        generator = _core.Generator(self._native, options)
+        return TokenStream(generator, ids, show_progress=self._show, settles=True)
+
+    def reset(self) -> None:
+        """Forget everything read."""
+        self._native.reset()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens read so far, evicted ones included."""
+        return self._native.n_tokens
+
+    @property
+    def cache(self) -> Cache:
+        """What the KV cache holds at the moment; follows the session."""
+        return self._native.cache

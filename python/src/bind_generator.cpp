@@ -1,0 +1,109 @@
+// The generation loop, one token a call, and what came of it.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "bindings.h"
+#include "convert.h"
+#include "interrupt.h"
+
+namespace a2sf::python {
+
+namespace {
+
+// A generation and the session it keeps alive. It can only go on while nothing else has used the
+// session in between.
+class PyGenerator {
+  public:
+    PyGenerator(const PySession &session, const GenerateOptions &options)
+        : shared_(session.shared),
+          generator_(shared_->session, *shared_->engine.tokenizer, options) {}
+
+    void start(const IdsArg &ids, nb::handle progress) {
+        const Lease lease(*shared_);
+        n_uses_ = ++shared_->n_uses;
+        run_interruptible(progress,
+                          [&](const Progress &ask) { generator_.start(as_span(ids), ask); });
+    }
+
+    // (id, text, logprob), or nothing at the end.
+    std::optional<std::tuple<int32_t, nb::str, float>> next() {
+        const Lease lease(*shared_);
+        check_undisturbed();
+        GeneratedToken token;
+        bool more = false;
+        {
+            const nb::gil_scoped_release release;
+            more = generator_.next(token);
+        }
+        if (!more) return std::nullopt;
+        return std::tuple(token.id, to_str(token.text), token.logprob);
+    }
+
+    // Lets the session go on after the last token, which is generated but not read: reads it, if
+    // the context still has room.
+    void settle() {
+        const Lease lease(*shared_);
+        check_undisturbed();
+        const Session &session = shared_->session;
+        const bool evicts = session.cache().config().evicts();
+        if (!evicts && session.n_tokens() >= session.model().config().n_ctx) return;
+        const nb::gil_scoped_release release;
+        generator_.settle();
+    }
+
+    bool holds_text() const { return generator_.holds_text(); }
+    nb::str rest() { return to_str(generator_.rest()); }
+    const Generation &result() const { return generator_.result(); }
+
+  private:
+    void check_undisturbed() const {
+        if (n_uses_ == shared_->n_uses) return;
+        throw Error(
+            "stream: a session that nothing else uses until the end expected, found one that was "
+            "fed or reset since the last token");
+    }
+
+    std::shared_ptr<SharedSession> shared_;
+    Generator generator_;
+    uint64_t n_uses_ = 0;
+};
+
+}  // namespace
+
+void bind_generator(nb::module_ &m) {
+    using nb::arg;
+    nb::class_<Stats>(m, "Stats", "Native part of a2sf.Stats.")
+        .def_ro("n_prompt", &Stats::n_prompt)
+        .def_ro("n_generated", &Stats::n_generated)
+        .def_ro("prompt_s", &Stats::prompt_s)
+        .def_ro("decode_s", &Stats::decode_s)
+        .def_ro("kv_bytes", &Stats::kv_bytes)
+        .def_ro("kv_bytes_full", &Stats::kv_bytes_full)
+        .def_ro("n_evicted", &Stats::n_evicted)
+        .def_ro("n_live", &Stats::n_live)
+        .def_ro("budget", &Stats::budget);
+    nb::class_<Generation>(m, "Generation", "Native part of a2sf.Generation.")
+        .def_prop_ro("text", [](const Generation &g) { return to_str(g.text); })
+        .def_ro("ids", &Generation::ids)
+        .def_ro("logprobs", &Generation::logprobs)
+        .def_prop_ro("finish_reason",
+                     [](const Generation &g) { return std::string(name_of(g.finish_reason)); })
+        .def_ro("stats", &Generation::stats);
+    nb::class_<PyGenerator>(m, "Generator", "A generation in progress.")
+        .def(nb::init<const PySession &, const GenerateOptions &>(), arg("session"), arg("options"))
+        .def("start", &PyGenerator::start, arg("ids").noconvert(), arg("progress").none())
+        .def("next", &PyGenerator::next)
+        .def("settle", &PyGenerator::settle)
+        .def_prop_ro("holds_text", &PyGenerator::holds_text)
+        .def("rest", &PyGenerator::rest)
+        .def_prop_ro("result", [](const PyGenerator &g) { return Generation(g.result()); });
+}
+
+}  // namespace a2sf::python
