@@ -1,0 +1,1 @@
+"""Checks of the source tree itself: layers, sizes, registries, symbols. See rules.py."""

@@ -1,0 +1,144 @@
+"""Each rule finds what it forbids and leaves alone what it allows."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+import pytest
+
+from . import rules
+from .rules import Rule, cpp_functions
+from .tree import code_only
+
+LONG_BODY = "    x = x + 1;\n" * 60
+
+BAD: list[tuple[Rule, str, str]] = [
+    (rules.includes_point_down, "cpp/base/a.h", '#include "engine/engine.h"\n'),
+    (rules.includes_point_down, "cpp/evict/a.cpp", "  # include <kv/cache.h>\n"),
+    (rules.includes_point_down, "cpp/evict/policies/a.cpp", '#include "backend/backend.h"\n'),
+    (rules.includes_point_down, "cpp/kv/a.cpp", '#include "../model/model.h"\n'),
+    (rules.includes_point_down, "cpp/engine/a.cpp", '#include "cli/options.h"\n'),
+    (rules.library_is_quiet, "cpp/kv/a.cpp", "void f() { std::abort(); }\n"),
+    (rules.library_is_quiet, "cpp/kv/a.cpp", "void f() { exit(1); }\n"),
+    (rules.library_is_quiet, "cpp/kv/a.cpp", 'void f() { printf("x"); }\n'),
+    (rules.library_is_quiet, "cpp/kv/a.h", "inline void f() { std::cerr << 1; }\n"),
+    (rules.library_is_quiet, "cpp/backend/cpu/a.cpp", "void f(int n) { assert(n > 0); }\n"),
+    (rules.library_is_quiet, "cpp/quant/a.h", "#include <cassert>\n"),
+    (rules.library_is_quiet, "cpp/kv/a.cpp", "// it's 1'000\nvoid f() { abort(); }\n"),
+    (rules.backends_stay_apart, "cpp/kv/a.cpp", "#include <immintrin.h>\n"),
+    (rules.backends_stay_apart, "cpp/model/a.cpp", "#include <cuda_runtime.h>\n"),
+    (rules.backends_stay_apart, "cpp/model/a.cpp", "#ifdef A2SF_CUDA\n#endif\n"),
+    (rules.backends_stay_apart, "cpp/model/a.cpp", "#if defined(__AVX2__)\n#endif\n"),
+    (rules.backends_stay_apart, "cpp/backend/backend.h", "#include <arm_neon.h>\n"),
+    (rules.backends_stay_apart, "cpp/quant/formats/q4_0.h", "#include <immintrin.h>\n"),
+    (rules.backends_stay_apart, "cpp/quant/registry.cpp", "#ifdef __AVX2__\n#endif\n"),
+    (rules.nanobind_only_in_bindings, "cpp/engine/a.h", "#include <nanobind/nanobind.h>\n"),
+    (rules.file_is_short, "cpp/kv/a.cpp", "int x;\n" * 501),
+    (rules.file_is_short, "python/a2sf/a.py", "x = 1\n" * 501),
+    (rules.functions_are_short, "cpp/kv/a.cpp", f"void f(int x) {{\n{LONG_BODY}}}\n"),
+    (rules.functions_are_short, "cpp/kv/a.cpp", f"A::A(int n)\n    : n_(n) {{\n{LONG_BODY}}}\n"),
+    (rules.functions_are_short, "cpp/kv/a.cpp", f"auto f() const -> int {{\n{LONG_BODY}}}\n"),
+    (rules.functions_are_short, "tests/cpp/test_a.cpp", f'TEST_CASE("a") {{\n{LONG_BODY}}}\n'),
+    (
+        rules.functions_are_short,
+        "cpp/kv/a.cpp",
+        f"namespace n {{\nstruct S {{\nvoid f() {{\nif (x) {{\n{LONG_BODY}}}\n}}\n}};\n}}\n",
+    ),
+    (rules.functions_are_short, "models/a.py", "def f():\n" + "    x = 1\n" * 60),
+    (rules.architecture_keys_in_arch, "cpp/model/config.cpp", 'get_uint("llama.block_count");\n'),
+    (rules.architecture_keys_in_arch, "cpp/cli/inspect.cpp", 'get(arch + ".block_count");\n'),
+    (rules.architecture_keys_in_arch, "cpp/model/a.cpp", 'get("attention.head_count");\n'),
+    (rules.opens_with_comment, "cpp/kv/a.cpp", '#include "kv/b.h"\n'),
+    (rules.opens_with_comment, "cpp/kv/a.h", "#pragma once\n"),
+    (rules.headers_guarded, "cpp/kv/a.h", "// What it does.\n"),
+    (rules.no_loose_ends, "cpp/kv/a.cpp", "// TODO: later\n"),
+    (rules.no_loose_ends, "python/a2sf/a.py", "# FIXME\n"),
+    (rules.names_no_host, "README.md", "https://pypi." + "org/project/a2sf\n"),
+    (rules.names_no_private_path, "README.md", "see /work/notes.md\n"),
+    (rules.names_no_private_path, "tests/python/a.py", 'open("/tmp/x")\n'),
+    (rules.names_no_private_path, "CMakePresets.json", '"/home/me/clang"\n'),
+    (rules.no_fast_math, "CMakeLists.txt", "add_compile_options(-ffast-math)\n"),
+    (rules.oracles_stand_alone, "tests/reference/a.py", "from a2sf import Engine\n"),
+]
+
+GOOD: list[tuple[Rule, str, str]] = [
+    (rules.includes_point_down, "cpp/kv/a.cpp", '#include "evict/policy.h"\n#include "kv/a.h"\n'),
+    (rules.includes_point_down, "cpp/cli/a.cpp", '#include "engine/engine.h"\n'),
+    (rules.includes_point_down, "cpp/base/a.h", '// #include "engine/engine.h"\n'),
+    (rules.library_is_quiet, "cpp/kv/a.cpp", "// never abort()\nstatic_assert(true);\n"),
+    (rules.library_is_quiet, "cpp/kv/a.cpp", 'auto s = "exit(1)"; snprintf(b, 1, "x");\n'),
+    (rules.library_is_quiet, "cpp/cli/a.cpp", 'void f() { printf("x"); exit(2); }\n'),
+    (rules.backends_stay_apart, "cpp/backend/cpu/isa_avx2.cpp", "#include <immintrin.h>\n"),
+    (rules.backends_stay_apart, "cpp/backend/registry.cpp", "#ifdef A2SF_CUDA\n#endif\n"),
+    (rules.backends_stay_apart, "cpp/quant/nibbles.h", "#ifdef __AVX2__\n#endif\n"),
+    (rules.backends_stay_apart, "cpp/base/thread_pool.cpp", "#include <immintrin.h>\n"),
+    (rules.nanobind_only_in_bindings, "python/src/a.cpp", "#include <nanobind/nanobind.h>\n"),
+    (rules.file_is_short, "cpp/token/a.cpp", "// Generated by x.py.\n" + "int x;\n" * 501),
+    (rules.functions_are_short, "cpp/kv/a.cpp", "void f() {\n" + "    x = 1;\n" * 58 + "}\n"),
+    (rules.functions_are_short, "cpp/kv/a.cpp", f"struct S {{\n{LONG_BODY}}};\n"),
+    (rules.functions_are_short, "cpp/model/decoder.cpp", f"void f() {{\n{LONG_BODY}}}\n"),
+    (rules.functions_are_short, "python/a.py", 'def f():\n    """' + "x\n" * 70 + '"""\n'),
+    (rules.architecture_keys_in_arch, "cpp/model/arch/llama.cpp", '"llama.block_count"\n'),
+    (rules.architecture_keys_in_arch, "cpp/gguf/file.h", '// "llama.block_count: integer"\n'),
+    (rules.opens_with_comment, "cpp/kv/a.cpp", '// What it does.\n#include "kv/a.h"\n'),
+    (rules.opens_with_comment, "cpp/kv/a.cpp", '#include "kv/a.h"\n'),
+    (rules.names_no_private_path, "README.md", "build/work/x ./tmp/y ${DIR}/tmp/z\n"),
+]
+
+
+def named(rule: Rule) -> str:
+    return rule.__name__
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "text"), BAD, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_rule_finds(rule: Rule, path: str, text: str) -> None:
+    assert rule(path, text)
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "text"), GOOD, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_rule_allows(rule: Rule, path: str, text: str) -> None:
+    assert rule(path, text) == []
+
+
+def test_every_rule_has_a_bad_example() -> None:
+    assert {named(rule) for rule in rules.RULES} == {named(rule) for rule, _, _ in BAD}
+
+
+def test_lines_are_the_file_s() -> None:
+    text = '// a\n/* b\n c */\nauto s = R"x(\n)x";\nvoid f() { abort(); }\n'
+    assert rules.library_is_quiet("cpp/kv/a.cpp", text)[0].startswith("6:")
+
+
+def test_functions_are_counted_with_their_lines() -> None:
+    text = dedent(
+        """\
+        namespace a {
+        #define M(x) \\
+            { x }
+        template <typename T>
+        int f(T x) {
+            for (int i = 0; i < 3; ++i) {
+                g([&](int y) {
+                    return y;
+                });
+            }
+            return 0;
+        }
+        int values[] = {1, 2};
+        struct S {
+            int h() const { return 1; }
+        };
+        }
+        """
+    )
+    assert cpp_functions(text) == [(4, 9), (15, 1)]
+
+
+def test_code_only_keeps_strings_on_request() -> None:
+    text = 'f("a//b"); // c\n'
+    assert code_only(text, keep_strings=True).rstrip() == 'f("a//b");'
+    assert code_only(text).rstrip() == 'f("");'
