@@ -90,7 +90,8 @@ std::string result_text(const PerplexityResult &result, size_t n_ctx) {
 // The ids to score. Throws Error when the text is too short to score anything.
 std::vector<int32_t> tokenize(const Engine &engine, const std::string &text,
                               const PerplexityArguments &arguments) {
-    std::vector<int32_t> ids = engine.tokenizer->encode(text);
+    // The text is scored as it stands: "<unk>" in it is five characters, not a token.
+    std::vector<int32_t> ids = engine.tokenizer->encode(text, {.parse_special = false});
     if (ids.size() > arguments.n_tokens) ids.resize(arguments.n_tokens);
     if (ids.size() < 2) {
         throw Error(str(arguments.file, ": at least 2 tokens expected, found ", ids.size()));

@@ -58,7 +58,7 @@ Generator::Generator(Session &session, const Tokenizer &tokenizer, const Generat
       tokenizer_(tokenizer),
       options_(options),
       sampler_(options.sampling, session.model().config().n_vocab),
-      decoder_(tokenizer) {
+      decoder_(tokenizer, /*show_special=*/false, /*continues_text=*/true) {
     options.validate();
 }
 
