@@ -109,7 +109,10 @@ void ThreadPool::run_erased(size_t n_tasks, Erased call, const void *context) {
         state.wake.notify_all();
     }
     state.take_tasks(0);
-    while (state.n_working.load(std::memory_order_acquire) != 0) pause_cpu();
+    // A worker that has no processor to run on gets this one after a while.
+    for (int spin = 0; state.n_working.load(std::memory_order_acquire) != 0; ++spin) {
+        spin < kSpins ? pause_cpu() : std::this_thread::yield();
+    }
 }
 
 size_t default_threads() {

@@ -115,7 +115,7 @@ def test_policies_rank_as_published(engine: a2sf.Engine, wikitext: list[int]) ->
     for name in ("streaming", "h2o", "a2sf"):
         eviction = a2sf.Eviction(policy=name, budget=128, prefill="token")
         lost[name] = float(
-            np.mean([loss(engine, ids, eviction) - base for ids, base in zip(windows, full, strict=False)])
+            np.mean([loss(engine, ids, eviction) for ids in windows]) - np.mean(full)
         )
     print(lost)
     assert 0 < lost["a2sf"] < lost["h2o"] < lost["streaming"]
