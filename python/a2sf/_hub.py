@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 from . import _core
@@ -72,7 +73,7 @@ def download(spec: str) -> str:
     """
     repo, revision, file = parse(spec)
     try:
-        import huggingface_hub
+        huggingface_hub = import_module("huggingface_hub")  # optional: not to be type-checked
     except ImportError as error:
         raise Error(
             f"{spec}: the package huggingface-hub expected (pip install a2sf[hub]), found none"

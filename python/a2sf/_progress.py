@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 LONG_PROMPT = 2000  # tokens; below this a prompt is read before a bar could help
 
-Report = Callable[[int, int], None]
+Report = Callable[[int, int], object]
 
 
 @contextmanager
@@ -28,13 +29,13 @@ def prompt_bar(show: bool | None, n_tokens: int) -> Iterator[Report | None]:
         yield None
         return
     try:
-        from tqdm import tqdm
+        tqdm = import_module("tqdm").tqdm  # optional and untyped
     except ImportError:
         yield _print_percent
         print(file=sys.stderr)
         return
     with tqdm(total=n_tokens, desc="prompt", unit="token", leave=False) as bar:
-        yield lambda n_done, n_total: bar.update(n_done - bar.n) and None
+        yield lambda n_done, n_total: bar.update(n_done - bar.n)
 
 
 def _print_percent(n_done: int, n_total: int) -> None:

@@ -1,3 +1,4 @@
+// Python values to the library's and back: the checks and the messages. See convert.h.
 #include "convert.h"
 
 #include <nanobind/stl/string.h>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,6 @@ from reference.policies import PRESETS
 Array = NDArray[Any]
 NAMES = sorted(path.stem for path in LOGITS.glob("*.npy"))
 FLOAT = ("F32", "F16", "BF16")
-# Error against the truth over llama.cpp's: measured 0.979 to 1.026 on the types that llama.cpp
-# quantises activations in blocks of 32 for, as here (mean 1.006), and 0.67 to 0.71 on the others.
-ROUNDING_LUCK = 1.05
 CLOSE_CALL = 1e-4  # relative rank difference below which float32 may keep another token
 
 
@@ -39,7 +37,7 @@ def error(found: Array, expected: Array) -> float:
 def test_logits(name: str, ids: list[int]) -> None:
     """Within 2 % of llama.cpp's for floats; quantised, as near to the truth as llama.cpp is.
 
-    Both round activations to 8 bits, each in its own way, so the two errors differ by chance.
+    Both round activations to 8 bits; ours chooses among steps and must not be further off.
     """
     path = MODELS / f"{name}.gguf"
     theirs = np.load(LOGITS / f"{name}.npy")
@@ -51,7 +49,7 @@ def test_logits(name: str, ids: list[int]) -> None:
         if name.endswith("F32"):
             assert np.abs(ours - truth).max() < 1e-4 * np.abs(truth).max()
     else:
-        assert error(ours, truth) <= ROUNDING_LUCK * error(theirs, truth)
+        assert error(ours, truth) <= error(theirs, truth)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 96])
@@ -106,31 +104,19 @@ def test_kept_positions(llama: Path, ids: list[int], policy: str, mode: Any, see
         expected = truth.model.project(truth.feed(ids[start : start + n])[-1:])[0]
         found = session.feed(ids[start : start + n])
         start += n
-        if truth.min_gap < CLOSE_CALL:
-            return  # too close to call in float32; everything before agreed
+        assert truth.min_gap >= CLOSE_CALL, "too close to call in float32: take another seed"
         assert kept(session) == truth.kept, f"after {start} tokens, feeds {feeds}, batch {batch}"
         assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
     check_scores(session, truth.scores)
-
-
-def test_kept_positions_is_decisive(llama: Path, ids: list[int]) -> None:
-    """Few of the cases above end early for a close call."""
-    model, close = oracle(llama), 0
-    for policy in PRESETS.values():
-        run = model.run(ids, policy, 40, mode="chunk", n_prompt=80)
-        close += run.min_gap < CLOSE_CALL
-    assert close <= len(PRESETS) // 2
 
 
 @pytest.mark.parametrize("options", [{"scope": "layer"}, {"pooling": 7}, {"forgetting_factor": 0.0},
                                      {"forgetting_factor": 1.0}, {"sinks": 0, "recent": 0},
                                      {"sinks": 9, "recent": "50%"}], ids=str)  # fmt: skip
 def test_options_against_the_oracle(llama: Path, ids: list[int], options: dict[str, Any]) -> None:
-    from dataclasses import replace
-
     run = oracle(llama).run(ids, replace(PRESETS["a2sf"], **options), 40, mode="token")
     engine = a2sf.Engine(llama, kv_type="f32")
     session = engine.session(eviction=a2sf.Eviction(budget=40, prefill="token", **options))
     session.feed(ids)
-    if run.min_gap >= CLOSE_CALL:
-        assert kept(session) == run.kept
+    assert run.min_gap >= CLOSE_CALL, "too close to call in float32: take another case"
+    assert kept(session) == run.kept

