@@ -221,7 +221,9 @@ class Trainer:
         flat = torch.cat([g.flatten() for g in gradients] + [torch.tensor([float(self.stop)])])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients] + [1]), strict=False):
+        for gradient, mean in zip(
+            gradients, flat.split([g.numel() for g in gradients] + [1]), strict=False
+        ):
             gradient.copy_(mean.view_as(gradient))
         self.stop = bool(flat[-1] > 0)
 

@@ -154,8 +154,8 @@ Tokenizer::State::State(const GgufFile &file)
 
 void Tokenizer::State::warn_of_missing_bytes() {
     const size_t n_missing = is_spm() ? spm->n_missing_bytes() : bpe->n_missing_bytes();
-    // Vocabularies trained on real text lack bytes that UTF-8 never or hardly ever uses (13 are never
-    // valid; SmolLM2 lacks 21). That is no news to a user.
+    // Vocabularies trained on real text lack bytes that UTF-8 never or hardly ever uses (13 are
+    // never valid; SmolLM2 lacks 21). That is no news to a user.
     constexpr size_t kRareBytes = 32;
     if (n_missing <= kRareBytes) return;
     warnings.push_back(str("tokenizer.ggml.tokens: a token for each of the 256 bytes expected, ",
