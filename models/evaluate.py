@@ -115,8 +115,8 @@ def format_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Command line: the table on the engine."""
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -143,8 +143,12 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="print rows as JSON lines instead of a table"
     )
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Print the table, made on the engine."""
+    args = parse_arguments()
     import a2sf  # here, so that the rest of this file works without the engine
 
     engine = a2sf.Engine(args.model)

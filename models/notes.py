@@ -21,224 +21,52 @@ from dataclasses import dataclass, field
 END = "<|end|>"  # closes every answer
 PLAIN, FACT, REPLY, ANSWER = range(4)  # roles of a span, see Span
 
-NAMES = [
-    "Mara",
-    "Tom",
-    "Lena",
-    "Oskar",
-    "Ruth",
-    "Felix",
-    "Nora",
-    "Hugo",
-    "Clara",
-    "Simon",
-    "Anna",
-    "Victor",
-    "Elsa",
-    "Martin",
-    "Julia",
-    "Peter",
-    "Greta",
-    "Paul",
-    "Irma",
-    "Leo",
-    "Rosa",
-    "Adam",
-    "Vera",
-    "Max",
-    "Ida",
-    "Karl",
-    "Nina",
-    "Otto",
-    "Alma",
-    "Ben",
-    "Edith",
-    "Walter",
-    "Flora",
-    "Jonas",
-    "Olga",
-    "Ivan",
-    "Marta",
-    "Henry",
-    "Lucy",
-    "David",
-]
-MATERIALS = [
-    "copper",
-    "silver",
-    "wooden",
-    "golden",
-    "glass",
-    "iron",
-    "paper",
-    "stone",
-    "silk",
-    "brass",
-    "ivory",
-    "clay",
-    "tin",
-    "linen",
-    "leather",
-    "pearl",
-]
-OBJECTS = [
-    "key",
-    "ring",
-    "map",
-    "coin",
-    "bell",
-    "lamp",
-    "comb",
-    "knife",
-    "flute",
-    "letter",
-    "button",
-    "spoon",
-    "needle",
-    "whistle",
-    "mirror",
-    "candle",
-]
-COLOURS = [
-    "green",
-    "red",
-    "blue",
-    "white",
-    "black",
-    "yellow",
-    "grey",
-    "brown",
-    "purple",
-    "pink",
-    "orange",
-    "striped",
-    "round",
-    "old",
-    "tiny",
-    "broken",
-]
-CONTAINERS = [
-    "jar",
-    "box",
-    "drawer",
-    "basket",
-    "chest",
-    "bucket",
-    "kettle",
-    "boot",
-    "barrel",
-    "cupboard",
-    "sack",
-    "pot",
-    "trunk",
-    "bag",
-    "bowl",
-    "hat",
-]
+NAMES = """
+Mara Tom Lena Oskar Ruth Felix Nora Hugo Clara Simon Anna Victor Elsa Martin Julia Peter
+Greta Paul Irma Leo Rosa Adam Vera Max Ida Karl Nina Otto Alma Ben Edith Walter Flora Jonas
+Olga Ivan Marta Henry Lucy David
+""".split()
+MATERIALS = """
+copper silver wooden golden glass iron paper stone silk brass ivory clay tin linen leather
+pearl
+""".split()
+OBJECTS = """
+key ring map coin bell lamp comb knife flute letter button spoon needle whistle mirror
+candle
+""".split()
+COLOURS = """
+green red blue white black yellow grey brown purple pink orange striped round old tiny
+broken
+""".split()
+CONTAINERS = """
+jar box drawer basket chest bucket kettle boot barrel cupboard sack pot trunk bag bowl hat
+""".split()
 PREPOSITIONS = ["in", "under", "behind", "beside"]
 DOORS = ["gate", "door", "cellar", "safe", "tower", "shed", "vault", "cabin"]
-WORD_FIRST = [
-    "amber",
-    "winter",
-    "silent",
-    "happy",
-    "misty",
-    "lucky",
-    "gentle",
-    "distant",
-    "bitter",
-    "hollow",
-    "sunny",
-    "rapid",
-    "humble",
-    "royal",
-    "secret",
-    "salty",
-]
-WORD_SECOND = [
-    "otter",
-    "falcon",
-    "maple",
-    "river",
-    "lantern",
-    "anchor",
-    "walnut",
-    "thunder",
-    "meadow",
-    "pebble",
-    "badger",
-    "violin",
-    "harbour",
-    "feather",
-    "acorn",
-    "island",
-]
-DISHES = [
-    "bean",
-    "onion",
-    "carrot",
-    "fish",
-    "potato",
-    "lentil",
-    "barley",
-    "pumpkin",
-    "mushroom",
-    "cabbage",
-    "chicken",
-    "leek",
-    "tomato",
-    "spinach",
-    "turnip",
-    "pea",
-]
+WORD_FIRST = """
+amber winter silent happy misty lucky gentle distant bitter hollow sunny rapid humble royal
+secret salty
+""".split()
+WORD_SECOND = """
+otter falcon maple river lantern anchor walnut thunder meadow pebble badger violin harbour
+feather acorn island
+""".split()
+DISHES = """
+bean onion carrot fish potato lentil barley pumpkin mushroom cabbage chicken leek tomato
+spinach turnip pea
+""".split()
 MEALS = ["soup", "pie", "stew", "salad", "bread", "pancakes", "dumplings", "noodles"]
-SIDES = [
-    "honey",
-    "butter",
-    "pepper",
-    "garlic",
-    "cheese",
-    "mustard",
-    "cream",
-    "lemon",
-    "ginger",
-    "mint",
-    "vinegar",
-    "sugar",
-]
+SIDES = """
+honey butter pepper garlic cheese mustard cream lemon ginger mint vinegar sugar
+""".split()
 
-PLACES = [
-    "well",
-    "mill",
-    "bridge",
-    "market",
-    "church",
-    "harbour",
-    "forest",
-    "meadow",
-    "bakery",
-    "school",
-    "orchard",
-    "barn",
-    "inn",
-    "river",
-    "garden",
-    "square",
-]
-ANIMALS = [
-    "dog",
-    "cat",
-    "goat",
-    "horse",
-    "crow",
-    "duck",
-    "mouse",
-    "owl",
-    "fox",
-    "sheep",
-    "cow",
-    "heron",
-]
+PLACES = """
+well mill bridge market church harbour forest meadow bakery school orchard barn inn river
+garden square
+""".split()
+ANIMALS = """
+dog cat goat horse crow duck mouse owl fox sheep cow heron
+""".split()
 WEATHER = ["rain", "wind", "snow", "sun", "fog", "frost", "thunder"]
 TIMES = [
     "in the morning",
