@@ -22,7 +22,9 @@ foreach(isa ${isas})
   set(isa_flags ${isa_flags_${isa}} -fno-exceptions)
   # Unpacking and the tiles count on unrolling. Debug builds stay debuggable (and are checked with
   # nm for symbols that two instruction sets would share).
-  if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
+  if(CMAKE_BUILD_TYPE STREQUAL "Debug")
+    list(APPEND isa_flags -DA2SF_NO_UNROLL)
+  else()
     list(APPEND isa_flags -O3)
   endif()
   list(APPEND sources ${isa_dir}/isa_${isa}.cpp)
