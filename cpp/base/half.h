@@ -20,16 +20,20 @@ A2SF_INLINE uint32_t float_to_bits(float value) {
     return bits;
 }
 
+// The compiler's own half type, where the processor converts it in one instruction. Clang before
+// 15 has none on x86.
+#if defined(__ARM_FEATURE_DOTPROD)
+#define A2SF_NATIVE_HALF __fp16
+#elif defined(__F16C__) && (!defined(__clang__) || __clang_major__ >= 15)
+#define A2SF_NATIVE_HALF _Float16
+#endif
+
 // IEEE 754 binary16 -> binary32, exact, subnormals and NaN payloads included.
 // One instruction in sources compiled for a processor that has it (there a signalling NaN turns
 // quiet): weight scales are converted once per block, right in the decode loop.
 A2SF_INLINE float half_to_float(uint16_t half) {
-#if defined(__F16C__) || defined(__ARM_FEATURE_DOTPROD)
-#if defined(__F16C__)
-    _Float16 native;
-#else
-    __fp16 native;
-#endif
+#if defined(A2SF_NATIVE_HALF)
+    A2SF_NATIVE_HALF native;
     __builtin_memcpy(&native, &half, sizeof native);
     return (float)native;
 #else

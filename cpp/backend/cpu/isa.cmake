@@ -9,6 +9,9 @@ elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
 else()
   set(isas scalar)
 endif()
+if(A2SF_BUILD_FUZZERS)
+  set(isas scalar)  # no fuzzer runs a kernel, and instrumented ones take minutes to compile
+endif()
 set(isa_flags_scalar "")
 set(isa_flags_avx2 -mavx2 -mfma -mf16c)
 # GCC 12 takes its own headers' _mm512_undefined_ps() for a use without a value (its bug 105593).
