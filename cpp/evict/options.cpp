@@ -40,6 +40,15 @@ void check_share(const Amount &amount, const char *what) {
     }
 }
 
+// Positions are 32-bit, so no number of tokens needs to be larger; sums of three fit in a size_t.
+constexpr size_t kMostTokens = (size_t{1} << 31) - 1;
+
+void check_tokens(const std::optional<size_t> &tokens, const char *what) {
+    if (tokens && *tokens > kMostTokens) {
+        throw OptionError(str(what, ": at most ", kMostTokens, " expected, found ", *tokens));
+    }
+}
+
 // Options that the policy has no use for are errors, never ignored.
 void check_unused(const EvictionOptions &options, const Policy &policy) {
     const auto refuse = [&](bool given, const char *option, const char *reason) {
@@ -55,10 +64,15 @@ void check_unused(const EvictionOptions &options, const Policy &policy) {
         refuse(options.recent.has_value(), "recent", reason);
         refuse(options.scope.has_value(), "scope", reason);
         refuse(options.prefill.has_value(), "prefill", reason);
+        refuse(options.pooling.has_value(), "pooling", reason);
     }
     const char *unscored = "which accumulates no attention score";
     refuse(options.forgetting_factor && policy.n_lanes() == 0, "forgetting_factor", unscored);
-    refuse(options.pooling && policy.n_lanes() == 0, "pooling", unscored);
+    const bool ranked = policy.n_lanes() > 0 || policy.needs_similarity();
+    const char *by_age = "which ranks by age alone";
+    refuse(options.pooling && policy.evicts() && !ranked, "pooling", by_age);
+    refuse(options.scope && policy.evicts() && !ranked, "scope", by_age);
+    refuse(options.recent && policy.evicts() && !ranked, "recent", by_age);
     refuse(options.forgetting_factor && policy.uses_window(), "forgetting_factor",
            "which weighs queries by its window");
     refuse(options.window && !policy.uses_window(), "window", "which has no observation window");
@@ -105,6 +119,11 @@ void EvictionOptions::validate() const {
     check_unused(*this, chosen);
     if (budget) check_share(*budget, "budget");
     if (recent) check_share(*recent, "recent");
+    if (budget) check_tokens(budget->tokens, "budget");
+    if (recent) check_tokens(recent->tokens, "recent");
+    check_tokens(sinks, "sinks");
+    check_tokens(window, "window");
+    check_tokens(pooling, "pooling");
     if (forgetting_factor) check_factor(*forgetting_factor);
     if (budget && (budget->tokens == size_t{0} || budget->share == 0.0)) {
         throw OptionError("budget: at least 1 token expected, found 0");

@@ -18,20 +18,18 @@ void share_ranks(size_t n_heads, size_t live, Matrix<float> rank) {
     for (size_t h = 1; h < n_heads; ++h) std::copy(total, total + live, rank.row(h));
 }
 
-void pool_ranks(size_t reach, std::span<const int32_t> pos, float *rank, std::span<float> scratch) {
-    const size_t live = pos.size();
-    const int32_t distance = static_cast<int32_t>(reach);
-    std::copy(rank, rank + live, scratch.begin());
+}  // namespace
+
+void pool_maximum(size_t pooling, std::span<const int32_t> pos, const float *from, float *to) {
+    const int32_t reach = static_cast<int32_t>(pooling / 2);
     size_t first = 0;
     size_t last = 0;
-    for (size_t i = 0; i < live; ++i) {
-        while (pos[i] - pos[first] > distance) ++first;
-        while (last < live && pos[last] - pos[i] <= distance) ++last;
-        rank[i] = *std::max_element(scratch.begin() + first, scratch.begin() + last);
+    for (size_t i = 0; i < pos.size(); ++i) {
+        while (pos[i] - pos[first] > reach) ++first;
+        while (last < pos.size() && pos[last] - pos[i] <= reach) ++last;
+        to[i] = *std::max_element(from + first, from + last);
     }
 }
-
-}  // namespace
 
 void spread_ranks(const EvictionConfig &config, const Policy &policy,
                   std::span<const HeadView> heads, Matrix<float> rank, std::span<float> scratch) {
@@ -39,7 +37,9 @@ void spread_ranks(const EvictionConfig &config, const Policy &policy,
     if (config.scope == Scope::Layer) share_ranks(heads.size(), heads[0].pos.size(), rank);
     if (config.pooling <= 1) return;
     for (size_t h = 0; h < heads.size(); ++h) {
-        pool_ranks(config.pooling / 2, heads[h].pos, rank.row(h), scratch);
+        const size_t live = heads[h].pos.size();
+        std::copy(rank.row(h), rank.row(h) + live, scratch.begin());
+        pool_maximum(config.pooling, heads[h].pos, scratch.data(), rank.row(h));
     }
 }
 

@@ -10,6 +10,10 @@
 
 namespace a2sf {
 
+// to[i] = the maximum of from over tokens whose positions lie within pooling / 2 of token i's.
+// pos ascending; from and to like it, not overlapping.
+void pool_maximum(size_t pooling, std::span<const int32_t> pos, const float *from, float *to);
+
 // Turns a policy's ranks into those that count: for Scope::Layer every head gets the sum over heads
 // (all heads then hold the same tokens), and pooling replaces a rank by the maximum over tokens
 // whose positions lie within pooling / 2. rank [n_kv_heads, >= live]; scratch [live].

@@ -1,6 +1,7 @@
 // What users may ask of the eviction: numbers, presets, and every refusal with its message.
 #include <doctest/doctest.h>
 
+#include <cstdint>
 #include <string>
 
 #include "base/error.h"
@@ -78,10 +79,22 @@ TEST_CASE("an option that the policy would ignore is refused") {
     CHECK(contains(refusal({.policy = "full", .budget = Amount::of_tokens(9)}), "budget"));
     CHECK(contains(refusal({.policy = "full", .prefill = PromptMode::Full}), "prefill"));
     CHECK(contains(refusal({.policy = "streaming", .forgetting_factor = 0.5}), "streaming"));
-    CHECK(contains(refusal({.policy = "keydiff", .pooling = 3}), "pooling"));
+    CHECK(contains(refusal({.policy = "streaming", .pooling = 3}), "pooling"));
+    CHECK(contains(refusal({.policy = "streaming", .scope = Scope::Layer}), "scope"));
+    CHECK(contains(refusal({.policy = "streaming", .recent = Amount::of_tokens(4)}), "recent"));
+    CHECK(refusal({.policy = "keydiff", .pooling = 3}) == "accepted");
     CHECK(contains(refusal({.policy = "snapkv", .forgetting_factor = 0.5}), "window"));
     CHECK(contains(refusal({.policy = "a2sf", .window = 8}), "window"));
     CHECK(refusal({.policy = "h2o", .forgetting_factor = 0.5}) == "accepted");
+}
+
+TEST_CASE("numbers beyond any position are refused, not wrapped") {
+    const size_t huge = (size_t{1} << 32) + 1;
+    CHECK(contains(refusal({.policy = "a2sf", .pooling = huge}), "pooling: at most"));
+    CHECK(contains(refusal({.policy = "a2sf", .sinks = SIZE_MAX}), "sinks: at most"));
+    CHECK(contains(refusal({.policy = "snapkv", .window = huge}), "window: at most"));
+    CHECK(contains(refusal({.policy = "a2sf", .budget = Amount::of_tokens(SIZE_MAX)}), "budget"));
+    CHECK(contains(refusal({.policy = "a2sf", .recent = Amount::of_tokens(huge)}), "recent"));
 }
 
 TEST_CASE("protections may fill the budget but not exceed it") {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "evict/policy.h"
+#include "evict/select.h"
 
 namespace a2sf {
 
@@ -34,7 +35,8 @@ class A2sfDual final : public Policy {
         shared.gather(heads);
         const float fast_total =
             static_cast<float>(std::accumulate(shared.sum.begin(), shared.sum.end(), 0.0));
-        shared.pool(static_cast<int32_t>(config.pooling / 2));
+        shared.pooled.resize(shared.sum.size());
+        pool_maximum(config.pooling, shared.pos, shared.sum.data(), shared.pooled.data());
         const bool layer = config.scope == Scope::Layer;
         for (size_t h = 0; h < heads.size(); ++h) {
             const HeadView &head = heads[h];
@@ -88,18 +90,6 @@ class A2sfDual final : public Policy {
                 }
                 pos.push_back(next);
                 sum.push_back(total);
-            }
-        }
-
-        void pool(int32_t reach) {
-            pooled.resize(sum.size());
-            size_t first = 0;
-            size_t last = 0;
-            for (size_t i = 0; i < sum.size(); ++i) {
-                while (pos[i] - pos[first] > reach) ++first;
-                while (last < sum.size() && pos[last] - pos[i] <= reach) ++last;
-                pooled[i] = *std::max_element(sum.begin() + static_cast<ptrdiff_t>(first),
-                                              sum.begin() + static_cast<ptrdiff_t>(last));
             }
         }
     };
