@@ -1,12 +1,15 @@
 #include "base/thread_pool.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "base/error.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -55,13 +58,30 @@ struct ThreadPool::State {
 };
 
 ThreadPool::ThreadPool(size_t n_threads)
-    : n_threads_(n_threads == 0 ? 1 : n_threads), state_(std::make_unique<State>()) {
-    for (size_t worker = 1; worker < n_threads_; ++worker) {
-        state_->workers.emplace_back([this, worker] { worker_loop(worker); });
+    : n_threads_(n_threads == 0 ? 1 : n_threads),
+      pid_(getpid()),
+      state_(std::make_unique<State>()) {
+    try {
+        for (size_t worker = 1; worker < n_threads_; ++worker) {
+            state_->workers.emplace_back([this, worker] { worker_loop(worker); });
+        }
+    } catch (const std::exception &) {
+        const size_t n_started = state_->workers.size() + 1;
+        stop();
+        throw DeviceError(str("threads: ", n_threads, " expected, the system gave ", n_started));
     }
 }
 
 ThreadPool::~ThreadPool() {
+    if (getpid() == pid_) {
+        stop();
+    } else {
+        // A fork has the handles of threads that do not exist in it: nothing to join or to wake.
+        static_cast<void>(state_.release());
+    }
+}
+
+void ThreadPool::stop() {
     {
         std::lock_guard lock(state_->mutex);
         state_->stop.store(true);
@@ -90,6 +110,11 @@ void ThreadPool::worker_loop(size_t worker) {
 }
 
 void ThreadPool::run_erased(size_t n_tasks, Erased call, const void *context) {
+    if (n_threads_ > 1 && getpid() != pid_) {
+        throw Error(
+            "threads: the process that made the session expected, found a fork of it; make "
+            "a new session there");
+    }
     if (n_threads_ == 1 || n_tasks <= 1) {
         for (size_t task = 0; task < n_tasks; ++task) call(context, task, 0);
         return;

@@ -9,7 +9,8 @@ namespace a2sf {
 
 class ThreadPool {
   public:
-    // n_threads counts the calling thread; 1 starts no worker.
+    // n_threads counts the calling thread; 1 starts no worker. Throws DeviceError when the system
+    // gives fewer.
     explicit ThreadPool(size_t n_threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool &) = delete;
@@ -36,8 +37,10 @@ class ThreadPool {
 
     void run_erased(size_t n_tasks, Erased call, const void *context);
     void worker_loop(size_t worker);
+    void stop();
 
     size_t n_threads_;
+    int pid_;  // workers do not survive a fork
     std::unique_ptr<State> state_;
 };
 
