@@ -9,6 +9,9 @@ namespace a2sf {
 
 namespace {
 
+// More than any generation: keeps sums of lengths far from overflow.
+constexpr size_t kMostReserved = size_t{1} << 31;
+
 class Timer {
   public:
     double seconds() const {
@@ -67,11 +70,21 @@ void Generator::start(std::span<const int32_t> prompt, const Progress &progress)
         throw OptionError("prompt: at least 1 token expected, found 0");
     }
     // The last token generated is never fed, so a full context still yields one more.
-    session_.reserve(prompt.size() + options_.max_tokens);
+    session_.reserve(prompt.size() + std::min(options_.max_tokens, kMostReserved));
+    n_evicted_before_ = session_.cache().n_evicted();
+    const size_t n_before = session_.n_tokens();
     const Timer timer;
-    if (!prompt.empty()) session_.feed(prompt, progress);
-    result_.stats.prompt_s = timer.seconds();
-    result_.stats.n_prompt = prompt.size();
+    const auto note = [&] {
+        result_.stats.prompt_s = timer.seconds();
+        result_.stats.n_prompt = session_.n_tokens() - n_before;
+    };
+    try {
+        if (!prompt.empty()) session_.feed(prompt, progress);
+    } catch (const Interrupted &) {
+        note();
+        throw;
+    }
+    note();
     for (int32_t id : prompt) sampler_.accept(id);
 }
 
@@ -137,7 +150,7 @@ void Generator::finish(FinishReason reason) {
     stats.n_generated = result_.ids.size();
     stats.kv_bytes = cache.n_bytes();
     stats.kv_bytes_full = cache.n_bytes_full(session_.n_tokens());
-    stats.n_evicted = cache.n_evicted();
+    stats.n_evicted = cache.n_evicted() - n_evicted_before_;
     stats.budget = cache.config().budget;
     for (size_t layer = 0; layer < cache.shape().n_layers; ++layer) {
         for (size_t head = 0; head < cache.shape().n_kv_heads; ++head) {

@@ -36,12 +36,15 @@ struct Stats {
     double decode_s = 0;
     size_t kv_bytes = 0;       // allocated by the cache
     size_t kv_bytes_full = 0;  // what K and V of all tokens read would take
-    size_t n_evicted = 0;      // tokens x heads
+    size_t n_evicted = 0;      // by this generation, tokens x heads
     size_t n_live = 0;         // most slots live in any head at the end
     size_t budget = 0;         // 0 = none
 
     double prompt_per_s() const { return prompt_s > 0 ? n_prompt / prompt_s : 0; }
-    double decode_per_s() const { return decode_s > 0 ? n_generated / decode_s : 0; }
+    // The first token costs no pass through the model: its logits came with the prompt.
+    double decode_per_s() const {
+        return n_generated > 1 && decode_s > 0 ? (n_generated - 1) / decode_s : 0;
+    }
 };
 
 // One generated token. text is what became readable with it: complete characters, minus anything
@@ -103,6 +106,7 @@ class Generator {
     std::string held_;      // may begin a stop string
     std::string rest_;      // given by rest()
     int32_t pending_ = -1;  // sampled, not fed yet
+    size_t n_evicted_before_ = 0;
     bool done_ = false;
 };
 

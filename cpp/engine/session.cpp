@@ -10,9 +10,16 @@ namespace a2sf {
 
 namespace {
 
+constexpr size_t kMostPositions = (size_t{1} << 31) - 1;  // positions are 32-bit
+constexpr size_t kMostThreads = 1024;
+
 void check(const SessionOptions &options, const Model &model) {
     options.eviction.validate();
     if (options.batch == 0) throw OptionError("batch: at least 1 token expected, found 0");
+    if (options.n_threads > kMostThreads) {
+        throw OptionError(
+            str("threads: at most ", kMostThreads, " expected, found ", options.n_threads));
+    }
     const size_t head_dim = model.config().head_dim;
     if (options.kv_type == KvType::Q8_0 && head_dim % 32 != 0) {
         throw OptionError(
@@ -66,7 +73,7 @@ void Session::reset() {
 }
 
 void Session::reserve(size_t n_tokens) {
-    n_reserved_ = n_tokens_ + n_tokens;
+    n_reserved_ = n_tokens_ + std::min(n_tokens, kMostPositions);
 }
 
 void Session::check_ids(std::span<const int32_t> ids) const {
@@ -101,18 +108,20 @@ void Session::prepare(size_t n_ids) {
                               "without eviction, found ",
                               n_total, "; give a budget to read more"));
     }
-    const size_t n_wanted = std::max(n_total, n_reserved_);
-    if (!config.evicts()) {
-        if (n_total <= cache.capacity()) return;
-        // Without a reservation the room doubles, so that growing is rare.
-        const size_t doubled = std::max<size_t>(2 * cache.capacity(), 64);
-        cache.reserve(std::min(n_ctx, std::max(n_wanted, cache.capacity() == 0 ? 0 : doubled)));
-        return;
+    if (n_total > kMostPositions) {
+        throw OptionError(
+            str("ids: at most ", kMostPositions, " tokens in all expected, found ", n_total));
     }
+    // The most slots that can ever be live: the context, or the budget and what enters at once.
     size_t chunk = std::min(n_ids, options_.batch);
     if (config.prefill == PromptMode::Token) chunk = 1;
     if (config.prefill == PromptMode::Full) chunk = n_ids;
-    cache.reserve(std::min(n_wanted, config.budget + chunk));
+    const size_t bound = config.evicts() ? config.budget + chunk : n_ctx;
+    const size_t n_needed = std::min(n_total, bound);
+    if (n_needed <= cache.capacity()) return;
+    // Without a reservation the room doubles, so that growing is rare.
+    const size_t doubled = cache.capacity() == 0 ? 0 : std::max<size_t>(2 * cache.capacity(), 64);
+    cache.reserve(std::min(bound, std::max({n_needed, n_reserved_, doubled})));
 }
 
 void Session::run(std::span<const int32_t> ids, const LogitsSink *sink, const Progress &progress) {

@@ -2,10 +2,17 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "evict/registry.h"
 #include "evict/select.h"
 
 namespace a2sf {
+
+namespace {
+
+constexpr size_t kMostBytes = size_t{1} << 46;  // half of what a process can address
+
+}  // namespace
 
 Cache::Cache(Backend &backend, const CacheShape &shape)
     : backend_(backend),
@@ -31,6 +38,11 @@ void Cache::reserve(size_t capacity) {
     const size_t n_heads = heads_.size();
     const size_t row = kv_row_bytes(shape_.type, shape_.head_dim);
     const size_t before = capacity_;
+    size_t n_bytes = 0;
+    if (__builtin_mul_overflow(n_heads * row, capacity, &n_bytes) || n_bytes > kMostBytes) {
+        throw DeviceError(str("KV cache: room for ", capacity, " tokens wanted in ", n_heads,
+                              " heads of ", 2 * row, " bytes, more than any machine has"));
+    }
     const auto grow_rows = [&](std::unique_ptr<DeviceMemory> &memory, const char *what) {
         auto grown = backend_.allocate(n_heads * capacity * row, what);
         for (size_t i = 0; i < n_heads && before > 0; ++i) {

@@ -170,6 +170,10 @@ Config read_config(const GgufFile &file, const Architecture &arch) {
     config.architecture = arch.name;
     config.name = file.find_string(keys::kName).value_or("");
     config.n_layers = keys.count(keys::kLayers);
+    if (config.n_layers > file.tensors().size()) {
+        throw GgufError(str(keys.full(keys::kLayers), ": at most one layer per tensor (",
+                            file.tensors().size(), ") expected, found ", config.n_layers));
+    }
     config.n_ctx = keys.count(keys::kContext);
     config.dim = keys.count(keys::kDim);
     config.hidden_dim = keys.count(keys::kHiddenDim);

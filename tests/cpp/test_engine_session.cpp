@@ -94,6 +94,28 @@ TEST_CASE("memory is bounded by the budget, whatever the length") {
     }
 }
 
+TEST_CASE("memory grows rarely when tokens come one by one") {
+    Session session(tiny().model, with("a2sf", 200));
+    size_t n_sizes = 0;
+    size_t n_bytes = 0;
+    for (int32_t id : some_ids(300)) {
+        session.feed({&id, 1});
+        n_sizes += session.cache().n_bytes() != n_bytes;
+        n_bytes = session.cache().n_bytes();
+    }
+    CHECK(n_sizes <= 6);
+    CHECK(session.cache().capacity() == 201);
+}
+
+TEST_CASE("a cache or a number of threads that no machine has is refused") {
+    SessionOptions options = with("a2sf", (size_t{1} << 31) - 1);
+    Session session(tiny().model, options);
+    session.reserve(SIZE_MAX);
+    session.feed(some_ids(3));  // room is asked for, not used
+    options.n_threads = 100000;
+    CHECK_THROWS_AS(Session(tiny().model, options), OptionError);
+}
+
 TEST_CASE("`full` mode evicts once, at the end of the prompt, and then at every step") {
     SessionOptions options = with("a2sf", 30, 16);
     options.eviction.prefill = PromptMode::Full;

@@ -67,6 +67,9 @@ TEST_CASE("tensors of the wrong shape, or missing, are refused by name") {
 TEST_CASE("numbers that contradict each other are refused") {
     CHECK(refusal({.n_heads = 3}).find("head_count_kv") != std::string::npos);
     CHECK(refusal({.n_layers = 0}).find("llama.block_count") == 0);
+    TinyModel endless;
+    endless.claimed_layers = 1u << 25;
+    CHECK(refusal(endless).find("llama.block_count: at most one layer per tensor") == 0);
     CHECK(refusal({.n_ctx = 0}).find("llama.context_length") == 0);
 }
 

@@ -24,6 +24,7 @@ constexpr int32_t kTinyEnd = 257;
 struct TinyModel {
     std::string architecture = "llama";
     uint32_t n_layers = 2;
+    uint32_t claimed_layers = 0;  // in the metadata, if not 0
     uint32_t n_heads = 4;
     uint32_t n_kv_heads = 2;
     uint32_t dim = 64;
@@ -73,7 +74,8 @@ inline std::vector<std::byte> tiny_bytes(const TinyModel &tiny) {
     GgufWriter writer;
     const std::string prefix = tiny.architecture + ".";
     writer.add("general.architecture", tiny.architecture).add("general.name", "tiny");
-    writer.add<uint32_t>(prefix + "block_count", tiny.n_layers);
+    writer.add<uint32_t>(prefix + "block_count",
+                         tiny.claimed_layers > 0 ? tiny.claimed_layers : tiny.n_layers);
     writer.add<uint32_t>(prefix + "context_length", tiny.n_ctx);
     writer.add<uint32_t>(prefix + "embedding_length", tiny.dim);
     writer.add<uint32_t>(prefix + "feed_forward_length", tiny.hidden_dim);

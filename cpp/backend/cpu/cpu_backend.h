@@ -42,7 +42,8 @@ class CpuBackend final : public Backend {
     // At least n elements of memory that is reused from call to call; contents are undefined.
     template <typename T>
     static T *reserve(Buffer<T> &buffer, size_t n) {
-        if (buffer.size() < n) buffer = Buffer<T>(n, "scratch");
+        // Half as much again, so that a slowly growing cache does not reallocate at every token.
+        if (buffer.size() < n) buffer = Buffer<T>(n + n / 2, "scratch");
         return buffer.data();
     }
     // Calls body(begin, end, worker) over [0, n) in runs whose length depends on `cost` (roughly
