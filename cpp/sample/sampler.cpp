@@ -98,30 +98,40 @@ void Sampler::penalise(std::span<const float> logits) {
     }
 }
 
-// Sorts what is left by falling logit and returns how many top-k, top-p and min-p leave, in that
-// order. The probabilities of top-p and min-p are those before the temperature.
-size_t Sampler::truncate() {
-    size_t kept = candidates_.size();
+// Moves what top-k, top-p and min-p leave, in that order, to the front and returns how many. Only
+// as much is sorted as that needs. The probabilities of top-p and min-p are those before the
+// temperature.
+size_t Sampler::truncate(float most) {
     const auto better = [](const Candidate &a, const Candidate &b) {
         return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
     };
-    if (options_.top_k > 0) kept = std::min(kept, options_.top_k);
-    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(kept),
-                      candidates_.end(), better);
-    const float most = candidates_[0].logit;
+    const auto sort_first = [&](size_t n) {
+        std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(n),
+                          candidates_.end(), better);
+    };
     const auto weight = [&](size_t i) {
         return std::exp(static_cast<double>(candidates_[i].logit - most));
     };
+    size_t kept = candidates_.size();
+    if (options_.top_k > 0 && options_.top_k < kept) sort_first(kept = options_.top_k);
     if (options_.top_p < 1.0f) {
         double total = 0.0;
         for (size_t i = 0; i < kept; ++i) total += weight(i);
-        double sum = 0.0;
+        const double wanted = static_cast<double>(options_.top_p) * total;
+        size_t n_sorted = 0;
         size_t n = 0;
-        while (n < kept && sum < static_cast<double>(options_.top_p) * total) sum += weight(n++);
+        for (double sum = 0.0; n < kept && sum < wanted; ++n) {
+            if (n == n_sorted) sort_first(n_sorted = std::min(kept, std::max<size_t>(64, 4 * n)));
+            sum += weight(n);
+        }
         kept = std::max<size_t>(n, 1);
     }
     if (options_.min_p > 0.0f) {
-        while (kept > 1 && weight(kept - 1) < static_cast<double>(options_.min_p)) --kept;
+        const auto end = candidates_.begin() + static_cast<ptrdiff_t>(kept);
+        const float least = most + std::log(options_.min_p);
+        const auto likely = [least](const Candidate &c) { return c.logit >= least; };
+        kept = static_cast<size_t>(std::partition(candidates_.begin(), end, likely) -
+                                   candidates_.begin());
     }
     return kept;
 }
@@ -140,9 +150,11 @@ Sampled Sampler::sample(std::span<const float> logits) {
             [](const Candidate &a, const Candidate &b) { return a.logit < b.logit; });
         return sampled(best->id);
     }
-    const size_t kept = truncate();
+    float penalised_most = candidates_[0].logit;
+    for (const Candidate &c : candidates_) penalised_most = std::max(penalised_most, c.logit);
+    const size_t kept = truncate(penalised_most);
     const auto weight = [&](size_t i) {
-        const double distance = static_cast<double>(candidates_[i].logit - candidates_[0].logit);
+        const double distance = static_cast<double>(candidates_[i].logit - penalised_most);
         return std::exp(distance / static_cast<double>(options_.temperature));
     };
     double total = 0.0;

@@ -44,7 +44,7 @@ class Sampler {
     uint64_t next_random();
     double next_uniform();
     void penalise(std::span<const float> logits);
-    size_t truncate();
+    size_t truncate(float most);
 
     SamplingOptions options_;
     std::vector<Candidate> candidates_;  // [n_vocab]

@@ -1,7 +1,9 @@
 // The sampler: each option's effect, distributions, seeds, and logits that are no numbers.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <map>
 #include <vector>
@@ -75,6 +77,30 @@ TEST_CASE("top-k, top-p and min-p keep the likeliest") {
     CHECK(likely.size() == 3);
     CHECK(likely.count(2) == 1);
     CHECK(draw({.temperature = 1.0f, .top_p = 1e-6f}, kLogits, 50).size() == 1);
+}
+
+TEST_CASE("truncation of a large vocabulary is that of a full sort") {
+    std::vector<float> logits(5000);
+    uint32_t state = 7;
+    for (float &logit : logits) {
+        state = state * 1664525u + 1013904223u;
+        logit = static_cast<float>(state >> 8) / static_cast<float>(1 << 24) * 6.0f;
+    }
+    std::vector<float> sorted = logits;
+    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    double total = 0;
+    for (float logit : sorted) total += std::exp(static_cast<double>(logit - sorted[0]));
+    size_t n_nucleus = 0;
+    for (double sum = 0; sum < 0.3 * total; ++n_nucleus) {
+        sum += std::exp(static_cast<double>(sorted[n_nucleus] - sorted[0]));
+    }
+    const float least = sorted[n_nucleus - 1];
+    for (const auto &[id, count] : draw({.temperature = 1.0f, .top_p = 0.3f}, logits, 300)) {
+        CHECK(logits[static_cast<size_t>(id)] >= least);
+    }
+    for (const auto &[id, count] : draw({.temperature = 1.0f, .min_p = 0.5f}, logits, 300)) {
+        CHECK(logits[static_cast<size_t>(id)] >= sorted[0] + std::log(0.5f));
+    }
 }
 
 TEST_CASE("the repetition penalty lowers what came lately, whatever its sign") {
