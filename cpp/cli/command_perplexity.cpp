@@ -1,9 +1,10 @@
 // a2sf perplexity: scores a text file in windows, with any policy.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <limits>
-#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -49,16 +50,71 @@ CommandLine describe(PerplexityArguments &arguments) {
     line.summary = "score a text file: mean negative log-likelihood and perplexity";
     line.groups = {model_group(shared), text, cache_group(shared), machine_group(shared),
                    output_group(shared)};
-    line.notes = policy_notes() +
-                 "\nA share given to --budget is one of each window. Tokens of one prompt chunk "
-                 "still see each\nother, so with --prefill chunk a small --batch, or --prefill "
-                 "token, shows what a policy costs.\n";
+    line.notes =
+        policy_notes() +
+        "\nA share given to --budget is one of --ctx, or of the text where that is shorter. "
+        "Tokens of one\nprompt chunk still see each other, so with --prefill chunk a "
+        "small --batch, or --prefill token,\nshows what a policy costs. Ctrl-C ends "
+        "with the result of the windows that are complete.\n";
     line.hint = "the text is given with -f PATH";
     return line;
 }
 
-std::string result_json(const PerplexityResult &result, size_t n_ctx, double time_s,
-                        const PerplexityArguments &arguments, const Session &session) {
+// The result of the windows that were read, all of them unless Ctrl-C came.
+struct Score {
+    PerplexityResult result;  // its means are NaN before the first window is complete
+    size_t n_read = 0;
+    bool interrupted = false;
+    double time_s = 0;
+};
+
+// Both together, as if one call had scored all windows.
+PerplexityResult joined(const PerplexityResult &a, const PerplexityResult &b) {
+    if (a.n_scored == 0) return b;
+    const auto mean_of_squares = [](const PerplexityResult &r) {
+        const double n = static_cast<double>(r.n_scored);
+        return r.standard_error * r.standard_error * (n - 1) + r.mean_nll * r.mean_nll;
+    };
+    PerplexityResult both;
+    both.n_scored = a.n_scored + b.n_scored;
+    both.n_windows = a.n_windows + b.n_windows;
+    const double n = static_cast<double>(both.n_scored);
+    const double share = static_cast<double>(a.n_scored) / n;
+    both.mean_nll = share * a.mean_nll + (1 - share) * b.mean_nll;
+    const double squares = share * mean_of_squares(a) + (1 - share) * mean_of_squares(b);
+    both.standard_error =
+        std::sqrt(std::max(0.0, squares - both.mean_nll * both.mean_nll) / (n - 1));
+    both.perplexity = std::exp(both.mean_nll);
+    return both;
+}
+
+// One call a window, so that Ctrl-C leaves the result of those before.
+Score score_windows(Session &session, std::span<const int32_t> ids, size_t n_ctx, bool quiet) {
+    Score score;
+    score.result.mean_nll = score.result.standard_error = score.result.perplexity = std::nan("");
+    catch_interrupt();
+    const auto start = std::chrono::steady_clock::now();
+    ProgressBar bar("Scoring", !quiet);
+    try {
+        for (size_t first = 0; first + 1 < ids.size(); first += n_ctx) {
+            const auto window = ids.subspan(first, std::min(n_ctx, ids.size() - first));
+            const auto progress = [&](size_t n_done, size_t) {
+                bar.update(first + n_done, ids.size());
+                return !interrupted();
+            };
+            score.result = joined(score.result, perplexity(session, window, n_ctx, progress));
+            score.n_read += window.size();
+        }
+    } catch (const Interrupted &) {
+        score.interrupted = true;
+    }
+    score.time_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return score;
+}
+
+std::string result_json(const Score &score, size_t n_ctx, const PerplexityArguments &arguments,
+                        const Session &session) {
+    const PerplexityResult &result = score.result;
     JsonWriter json;
     json.begin_object();
     json.field("mean_nll", result.mean_nll);
@@ -66,7 +122,8 @@ std::string result_json(const PerplexityResult &result, size_t n_ctx, double tim
     json.field("standard_error", result.standard_error);
     json.field("n_scored", result.n_scored);
     json.field("n_windows", result.n_windows);
-    json.field("time_s", time_s);
+    json.field("interrupted", score.interrupted);
+    json.field("time_s", score.time_s);
     json.field("file", arguments.file);
     json.key("options").begin_object();
     json.field("ctx", n_ctx);
@@ -99,40 +156,76 @@ std::vector<int32_t> tokenize(const Engine &engine, const std::string &text,
     return ids;
 }
 
+// The window length to use. Notes one that is longer than the model is used to.
+size_t window_length(const PerplexityArguments &arguments, const Engine &engine) {
+    const size_t n_ctx_model = engine.model->config().n_ctx;
+    if (arguments.n_ctx > n_ctx_model) {
+        note(arguments.shared, str("--ctx ", arguments.n_ctx, " is more than the context of ",
+                                   grouped(n_ctx_model), " that the model was trained for"));
+    }
+    return arguments.n_ctx > 0 ? arguments.n_ctx : std::min(n_ctx_model, kDefaultWindow);
+}
+
+// Turns a share into tokens once, or each window, the short last one too, would have its own.
+void fix_budget(EvictionOptions &options, size_t n_window) {
+    if (!options.needs_prompt_length()) return;
+    options.budget = Amount::of_tokens(resolve(options, n_window).budget);
+}
+
+// Says so when the policy cannot change the result. n_window: tokens of the longest window.
+void note_no_eviction(const SharedArguments &shared, const Session &session, size_t n_window) {
+    const EvictionConfig config = resolve(session.options().eviction, n_window);
+    if (!config.evicts()) return;
+    if (config.budget >= n_window) {
+        note(shared, str("nothing is evicted: the budget of ", grouped(config.budget),
+                         " tokens holds a whole window of ", grouped(n_window)));
+    } else if (config.prefill == PromptMode::Full) {
+        note(shared,
+             "no effect of eviction is measured: with --prefill full every token is scored before "
+             "anything is evicted; --prefill token measures it");
+    } else if (config.prefill == PromptMode::Chunk && n_window <= session.options().batch) {
+        note(shared, str("no effect of eviction is measured: a window of ", grouped(n_window),
+                         " tokens is one chunk (--batch ", session.options().batch,
+                         "), scored before anything is evicted; --prefill token or a smaller "
+                         "--batch measures it"));
+    }
+}
+
+void tell_result(const PerplexityArguments &arguments, const Score &score, size_t n_ctx,
+                 const Session &session) {
+    const SharedArguments &shared = arguments.shared;
+    if (shared.json) {
+        print(result_json(score, n_ctx, arguments, session));
+    } else if (score.result.n_scored > 0) {
+        print(result_text(score.result, n_ctx));
+    }
+    if (score.interrupted) {
+        note(shared, score.result.n_scored > 0
+                         ? str("interrupted: the result is partial, of the first ",
+                               grouped(score.n_read), " tokens")
+                         : "interrupted before the first window was complete: no result");
+    }
+    if (shared.quiet || score.n_read == 0) return;
+    print_error(str("  ", decimals(score.time_s, 2), " s, ",
+                    decimals(static_cast<double>(score.n_read) / score.time_s, 1),
+                    " tokens/s\n  eviction: ", describe_cache(session.cache().config()), "\n"));
+}
+
 void score_file(const PerplexityArguments &arguments) {
     const SharedArguments &shared = arguments.shared;
     if (arguments.file.empty())
         throw UsageError("--file: a text to score expected (-f PATH), found none");
-    const SessionOptions options = session_options(shared);
+    SessionOptions options = session_options(shared);
     const std::string text = read_text(arguments.file);  // before the model, which may be large
     const Engine engine = load_engine(shared);
     const std::vector<int32_t> ids = tokenize(engine, text, arguments);
-    const size_t n_ctx_model = engine.model->config().n_ctx;
-    const size_t n_ctx =
-        arguments.n_ctx > 0 ? arguments.n_ctx : std::min(n_ctx_model, kDefaultWindow);
-    if (n_ctx > n_ctx_model) {
-        note(shared, str("--ctx ", n_ctx, " is more than the context of ", grouped(n_ctx_model),
-                         " that the model was trained for"));
-    }
+    const size_t n_ctx = window_length(arguments, engine);
+    const size_t n_window = std::min(n_ctx, ids.size());
+    fix_budget(options.eviction, n_window);
     Session session(engine.model, options);
-    catch_interrupt();
-    const auto start = std::chrono::steady_clock::now();
-    PerplexityResult result;
-    {
-        ProgressBar bar("Scoring", !shared.quiet);
-        result = perplexity(session, ids, n_ctx, [&](size_t n_done, size_t n_total) {
-            bar.update(n_done, n_total);
-            return !interrupted();
-        });
-    }
-    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
-    print(shared.json ? result_json(result, n_ctx, time.count(), arguments, session)
-                      : result_text(result, n_ctx));
-    if (!shared.quiet) {
-        print_error(str("  ", decimals(time.count(), 2), " s, ",
-                        decimals(static_cast<double>(ids.size()) / time.count(), 1),
-                        " tokens/s\n  eviction: ", describe_cache(session.cache().config()), "\n"));
-    }
+    note_no_eviction(shared, session, n_window);
+    const Score score = score_windows(session, ids, n_ctx, shared.quiet);
+    tell_result(arguments, score, n_ctx, session);
 }
 
 }  // namespace

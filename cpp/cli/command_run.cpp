@@ -38,7 +38,9 @@ OptionGroup prompt_group(RunArguments &run) {
     constexpr size_t kMostTokens = INT32_MAX;  // positions are 32-bit
     return {
         "Prompt and text",
-        {{"--prompt", "-p", "TEXT", "the prompt, taken literally", "", to_text(run.prompt), "ids"},
+        {{"--prompt", "-p", "TEXT",
+          "the prompt: no escapes, but special tokens such as <|im_start|> count as such", "",
+          to_text(run.prompt), "ids"},
          {"--file", "-f", "PATH",
           "file that holds the prompt, - for standard input; one newline at its end is dropped",
           "standard input, if it is no terminal", to_text(run.file)},
@@ -159,10 +161,13 @@ void generate(Generator &generator, const Session &session, std::span<const int3
     stream.end();
 }
 
+// Without a speed where there is none: a first token costs no pass through the model.
 std::string speed_text(size_t n, double time_s, double per_s) {
     std::string count = grouped(n);
     count.insert(0, count.size() < 9 ? 9 - count.size() : 0, ' ');
-    return str(count, " tokens in ", decimals(time_s, 2), " s, ", decimals(per_s, 1), " tokens/s");
+    std::string text = str(count, " tokens in ", decimals(time_s, 2), " s");
+    if (per_s > 0) text += ", " + decimals(per_s, 1) + " tokens/s";
+    return text;
 }
 
 void tell_statistics(const Generation &generation, const Session &session) {

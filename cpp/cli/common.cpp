@@ -6,6 +6,7 @@
 #include <memory>
 #include <system_error>
 
+#include "backend/registry.h"
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "cli/terminal.h"
@@ -29,6 +30,12 @@ std::string policy_names() {
         names += (names.empty() ? "" : ", ") + std::string(policy->name);
     }
     return names;
+}
+
+std::string device_names() {
+    std::string names;
+    for (const BackendEntry &entry : backend_entries()) names += std::string(entry.device) + ", ";
+    return names + "or auto for the best usable";
 }
 
 // "forgetting factor 0.99, sinks 4, recent 25%".
@@ -70,7 +77,7 @@ OptionGroup machine_group(SharedArguments &shared) {
     return {"Machine",
             {{"--threads", "-t", "N", "threads that compute", str(default_threads(), ", all here"),
               to_count(shared.n_threads, 1, kMostThreads)},
-             {"--device", "", "NAME", "cpu, cuda, or auto for the best usable", shared.device,
+             {"--device", "", "NAME", device_names(), shared.device,
               [&shared](std::string_view value) {
                   find_backend(value);  // now, so that a device that is missing is told first
                   shared.device = value;
@@ -150,7 +157,14 @@ SessionOptions session_options(const SharedArguments &shared) {
 }
 
 std::string model_path(const SharedArguments &shared) {
-    return shared.model.empty() ? bundled_model_path() : shared.model;
+    const std::string path = shared.model.empty() ? bundled_model_path() : shared.model;
+    if (path.starts_with("hf:")) {
+        throw UsageError(str("--model: a GGUF file expected, found \"", path,
+                             "\"; hf: works from Python only, which downloads the file: "
+                             "a2sf.Engine(\"",
+                             path, "\")"));
+    }
+    return path;
 }
 
 Engine load_engine(const SharedArguments &shared) {

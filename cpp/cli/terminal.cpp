@@ -155,10 +155,15 @@ ProgressBar::ProgressBar(std::string what, bool enabled)
 void ProgressBar::update(size_t n_done, size_t n_total) {
     if (!enabled_) return;
     const Clock::time_point now = Clock::now();
+    // Between the ends of chunks n_done stands still, and a speed taken then would fall.
+    if (n_done != n_done_) {
+        n_done_ = n_done;
+        chunk_end_ = now;
+    }
     if (now - start_ < kFirstDraw || (drawn_ && now - last_draw_ < kRedraw)) return;
-    print_error(str("\r",
-                    progress_line(what_, n_done, n_total, seconds(now - start_), stderr_columns()),
-                    "\x1b[K"));
+    print_error(str(
+        "\r", progress_line(what_, n_done, n_total, seconds(chunk_end_ - start_), stderr_columns()),
+        "\x1b[K"));
     last_draw_ = now;
     drawn_ = true;
 }

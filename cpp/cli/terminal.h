@@ -50,12 +50,15 @@ class ProgressBar {
     std::string what_;
     bool enabled_;
     bool drawn_ = false;
+    size_t n_done_ = 0;  // at the newest end of a chunk
     Clock::time_point start_;
+    Clock::time_point chunk_end_;  // when n_done_ was reached
     Clock::time_point last_draw_;
 };
 
 // The bar's line: "Reading the prompt  45% [####    ] 460/1,024 tokens  312.0 tokens/s  0:18 left",
-// without the least important parts where `columns` are too few.
+// elapsed_s: what n_done tokens took. Without the least important parts where `columns` are too
+// few.
 std::string progress_line(std::string_view what, size_t n_done, size_t n_total, double elapsed_s,
                           size_t columns);
 

@@ -63,6 +63,15 @@ def test_help_lists_policies() -> None:
         assert f"\n  {name} " in text
 
 
+def test_help_lists_the_devices_of_this_build() -> None:
+    """What --device names in its help, it also knows."""
+    text = a2sf("run", "--help").stdout
+    known = a2sf("run", "-p", "x", "--device", "none").stderr
+    for name in ("cpu", "cuda", "auto"):
+        help_text = text.split("--device NAME")[1].split("--batch")[0]
+        assert (name in help_text) == (name in known), known
+
+
 BAD_VALUES = {
     "--threads": ["12x", "0", "-1", "", "1e3", " 4", "99999999999999999999999"],
     "--batch": ["12x", "0", "-1", "", "99999999999"],

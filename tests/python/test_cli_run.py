@@ -147,6 +147,26 @@ def test_no_tokens_wanted(llama: Path) -> None:
     assert (result["ids"], result["text"], result["finish_reason"]) == ([], "", "length")
 
 
+def test_one_token_has_no_speed(llama: Path) -> None:
+    for n, n_speeds in (("0", 1), ("1", 1), ("4", 2)):
+        done = a2sf("run", "-m", llama, "-p", TEXT, "-n", n)
+        assert done.stderr.count("tokens/s") == n_speeds, done.stderr
+    stats = run_json(llama, "-n", "4")["stats"]
+    assert stats["decode_per_s"] == pytest.approx(3 / stats["decode_s"])
+    assert run_json(llama, "-n", "1")["stats"]["decode_per_s"] == 0
+
+
+@pytest.mark.parametrize("command", ["run", "inspect", "perplexity"])
+def test_hub_names_work_from_python_only(command: str, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("some text")
+    arguments = {"run": ["-p", "x"], "inspect": [], "perplexity": ["-f", text]}[command]
+    done = a2sf(command, "-m", "hf:owner/repo/file.gguf", *arguments)
+    assert done.returncode == 2
+    assert "Python only" in done.stderr
+    assert 'a2sf.Engine("hf:owner/repo/file.gguf")' in done.stderr
+
+
 def test_prompt_beyond_the_context(llama: Path) -> None:
     prompt = TEXT * 300
     done = a2sf("run", "-m", llama, "-n", "1", stdin=prompt)
