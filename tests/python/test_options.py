@@ -35,8 +35,7 @@ BAD_EVICTION: list[tuple[Options, str]] = [
     ({"recent": "120%"}, "recent"),
     ({"recent": -0.5}, "recent"),
     ({"budget": 10, "sinks": 8, "recent": 8}, "budget"),
-    ({"budget": 10, "sinks": 2**62, "recent": 2**62}, "budget"),
-    ({"budget": 10, "sinks": 2**63 - 1, "recent": 2**63 - 1}, "budget"),
+    ({"budget": 10, "sinks": 2**31 - 1, "recent": 2**31 - 1}, "budget"),
     ({"scope": "token"}, "scope"),
     ({"pooling": 0}, "pooling"),
     ({"pooling": 4}, "pooling"),
@@ -46,6 +45,10 @@ BAD_EVICTION: list[tuple[Options, str]] = [
     ({"policy": "snapkv", "window": 0}, "window"),
     ({"policy": "full", "budget": 64}, "budget"),
     ({"policy": "full", "sinks": 1}, "sinks"),
+    ({"policy": "full", "pooling": 3}, "pooling"),
+    ({"policy": "streaming", "pooling": 3}, "pooling"),
+    ({"policy": "streaming", "scope": "layer"}, "scope"),
+    ({"policy": "streaming", "recent": 3}, "recent"),
 ]
 BAD_TYPES: list[Options] = [
     {"policy": None},
@@ -91,6 +94,23 @@ def test_bad_eviction(options: Options, where: str) -> None:
         a2sf.Eviction(**options)
 
 
+@pytest.mark.parametrize("tokens", [2**31, 2**62, 2**63 - 1, 2**64 - 1])
+@pytest.mark.parametrize("name", ["budget", "sinks", "recent", "pooling", "window"])
+def test_absurd_numbers_of_tokens(name: str, tokens: int) -> None:
+    """Positions are 32-bit: more is refused by name, before anything is added to it."""
+    options: Options = {"policy": "snapkv", "budget": 64, name: tokens | (name == "pooling")}
+    with pytest.raises(a2sf.OptionError, match=rf"^{name}: .* expected.*found"):
+        a2sf.Eviction(**options)
+
+
+@pytest.mark.parametrize("name", ["budget", "window"])
+def test_the_largest_numbers_of_tokens(engine: a2sf.Engine, name: str) -> None:
+    """2**31 - 1 is allowed and costs nothing until tokens come."""
+    options: Options = {"policy": "snapkv", "budget": 64, name: 2**31 - 1}
+    eviction = a2sf.Eviction(**options)
+    assert len(engine.generate([1, 2, 3], max_tokens=2, eviction=eviction).ids) == 2
+
+
 @pytest.mark.parametrize("options", BAD_TYPES, ids=str)
 def test_bad_types(options: Options) -> None:
     (name,) = options
@@ -125,7 +145,8 @@ def test_unknown_names_list_the_known() -> None:
 def test_every_policy_builds_with_its_presets(policy: str) -> None:
     a2sf.Eviction(policy=policy)
     if policy != "full":
-        a2sf.Eviction(policy=policy, budget=256, scope="layer", prefill="token")
+        scope: Options = {} if policy == "streaming" else {"scope": "layer"}
+        a2sf.Eviction(policy=policy, budget=256, prefill="token", **scope)
         a2sf.Eviction(policy=policy, budget="50%")
         a2sf.Eviction(policy=policy, budget=np.int64(128))  # type: ignore[arg-type]
         a2sf.Eviction(policy=policy, budget=np.float32(0.5))  # type: ignore[arg-type]
@@ -133,7 +154,8 @@ def test_every_policy_builds_with_its_presets(policy: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"threads": 0}, {"threads": -1}, {"batch": 0}, {"batch": -1}, {"batch": 2**40},
+    [{"threads": 0}, {"threads": -1}, {"threads": 1025}, {"threads": 10**6}, {"threads": 2**62},
+     {"batch": 0}, {"batch": -1}, {"batch": 2**40},
      {"device": "abacus"}, {"kv_type": ""}],
     ids=str,
 )  # fmt: skip
@@ -240,6 +262,7 @@ def test_context_is_the_limit_without_eviction(engine: a2sf.Engine) -> None:
 def test_bad_generate_options(engine: a2sf.Engine) -> None:
     cases: list[tuple[Options, type[Exception]]] = [
         ({"max_tokens": -1}, a2sf.OptionError),
+        ({"max_tokens": 2**64}, a2sf.OptionError),
         ({"max_tokens": 1.0}, TypeError),
         ({"max_tokens": None}, TypeError),
         ({"stop": ""}, a2sf.OptionError),
@@ -254,6 +277,18 @@ def test_bad_generate_options(engine: a2sf.Engine) -> None:
         for call in (engine.generate, engine.stream):
             with pytest.raises(error):
                 call([1, 2], **options)
+
+
+@pytest.mark.parametrize("max_tokens", [2**31, 2**62, 2**63 - 1])
+@pytest.mark.parametrize("budget", [None, 16])
+def test_absurd_max_tokens(engine: a2sf.Engine, max_tokens: int, budget: int | None) -> None:
+    """No limit in effect: memory is taken as tokens come, and the generation can be left."""
+    eviction = a2sf.Eviction(policy="full") if budget is None else a2sf.Eviction(budget=budget)
+    sampling = a2sf.Sampling(temperature=1.0, seed=1)
+    with engine.stream(
+        [1, 2, 3], max_tokens=max_tokens, eviction=eviction, sampling=sampling
+    ) as stream:
+        assert len([token for token, _ in zip(stream, range(3), strict=False)]) >= 1
 
 
 def test_bad_text(engine: a2sf.Engine) -> None:

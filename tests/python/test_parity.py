@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -50,6 +54,66 @@ def test_logits(name: str, ids: list[int]) -> None:
             assert np.abs(ours - truth).max() < 1e-4 * np.abs(truth).max()
     else:
         assert error(ours, truth) <= error(theirs, truth)
+
+
+ISA_WORKER = """
+    import sys
+    import a2sf
+    import numpy as np
+
+    target, ids, *paths = sys.argv[1:]
+    try:
+        isa = a2sf.isa()
+        engines = [a2sf.Engine(path, kv_type="f32") for path in paths]
+    except a2sf.OptionError as error:
+        print(error)
+        raise SystemExit(3)
+    ids = [int(x) for x in ids.split()]
+    np.savez(target, *[engine.logits(ids) for engine in engines])
+    print(isa)
+"""
+
+
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "neon"])
+def test_every_isa(models: Path, ids: list[int], tmp_path: Path, isa: str) -> None:
+    """Each instruction set that this machine has, in a process that A2SF_ISA makes use it."""
+    names = ["llama-F32", "llama-F16", "llama-Q4_0", "llama-Q6_K"]
+    paths = [models / f"{name}.gguf" for name in names]
+    target = tmp_path / "logits.npz"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(ISA_WORKER),
+            target,
+            " ".join(map(str, ids)),
+            *paths,
+        ],
+        env=os.environ | {"A2SF_ISA": isa},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    found = done.stdout.strip()
+    if done.returncode == 3 and found.startswith("A2SF_ISA: one of scalar"):
+        assert isa != "scalar"
+        usable = found.partition(" one of ")[2].partition(" expected")[0].split(", ")
+        assert isa not in usable
+        pytest.skip(found)
+    assert done.returncode == 0, done.stderr
+    assert found == isa
+    with np.load(target) as file:
+        logits = [file[key] for key in file.files]
+    for name, path, ours in zip(names, paths, logits, strict=True):
+        truth = oracle(path).logits(ids)
+        if name.endswith("F32"):
+            assert np.abs(ours - truth).max() < 1e-4 * np.abs(truth).max()
+        elif name.endswith("F16"):
+            assert error(ours, truth) < 2e-3
+        else:
+            theirs = np.load(models.parent / "logits" / f"{name}.npy")
+            assert error(ours, truth) <= error(theirs, truth)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 96])
@@ -120,3 +184,44 @@ def test_options_against_the_oracle(llama: Path, ids: list[int], options: dict[s
     session.feed(ids)
     assert run.min_gap >= CLOSE_CALL, "too close to call in float32: take another case"
     assert kept(session) == run.kept
+
+
+@pytest.mark.parametrize("mode", ["token", "chunk", "full"])
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        ("a2sf", {"scope": "layer"}),
+        ("a2sf", {"pooling": 7}),
+        ("a2sf", {"scope": "layer", "pooling": 7}),
+        ("a2sf-dual", {"scope": "layer"}),
+        ("a2sf-dual", {"scope": "layer", "pooling": 3}),
+        ("h2o", {"scope": "layer", "pooling": 5}),
+        ("tova", {"scope": "layer"}),
+        ("keydiff", {"scope": "layer"}),
+        ("keydiff", {"pooling": 3}),
+        ("snapkv", {"scope": "layer"}),
+        ("snapkv", {"window": 8, "recent": 8, "pooling": 1, "scope": "layer"}),
+    ],
+    ids=str,
+)
+def test_scope_and_pooling(
+    llama: Path, ids: list[int], policy: str, options: dict[str, Any], mode: Any
+) -> None:
+    """Heads that keep the same tokens and pooled ranks, the prompt in chunks of 16, then decoding.
+
+    The oracle's heads are read off one by one: in scope "layer" they agree with each other too.
+    """
+    n_prompt, budget = 80, 52
+    truth = oracle(llama).session(replace(PRESETS[policy], **options), budget, mode=mode, chunk=16)
+    engine = a2sf.Engine(llama, kv_type="f32", batch=16)
+    session = engine.session(
+        eviction=a2sf.Eviction(policy=policy, budget=budget, prefill=mode, **options)
+    )
+    for piece in [ids[:n_prompt], *([token] for token in ids[n_prompt:])]:
+        truth.feed(piece)
+        session.feed(piece)
+        assert truth.min_gap >= CLOSE_CALL, "too close to call in float32: take another case"
+        assert kept(session) == truth.kept
+    if options.get("scope") == "layer":
+        assert all(head == heads[0] for heads in kept(session) for head in heads)
+    check_scores(session, truth.scores)
