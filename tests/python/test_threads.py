@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -170,3 +172,24 @@ def test_progress_without_tqdm(
     monkeypatch.setitem(sys.modules, "tqdm", None)
     a2sf.Engine(llama, progress=True).score(LONG)
     assert "prompt: 4000/4000 tokens" in capfd.readouterr().err
+
+
+def test_a_fork_needs_a_session_of_its_own(llama: Path, ids: list[int]) -> None:
+    """Worker threads do not survive a fork: using their session there is an error, not a hang."""
+    engine = a2sf.Engine(llama, threads=2)
+    session = engine.session()
+    session.feed(ids)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)
+        code = 1
+        try:
+            session.feed(ids)
+        except a2sf.Error as error:
+            fresh = engine.session()
+            fresh.feed(ids)
+            code = 0 if "fork" in str(error) and fresh.cache.n_tokens == len(ids) else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
