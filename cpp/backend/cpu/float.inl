@@ -234,7 +234,7 @@ void kv_store_q8_0(const float *x, size_t n, uint8_t *row) {
 
 void kv_store(int kv_format, const float *x, size_t n, uint8_t *row) {
     if (kv_format == kKvF32) {
-        memcpy(row, x, n * sizeof(float));
+        if (n > 0) memcpy(row, x, n * sizeof(float));
     } else if (kv_format == kKvF16) {
         size_t i = 0;
         for (; i + kW <= n; i += kW) store_halves(row + 2 * i, load(x + i));
@@ -249,7 +249,7 @@ void kv_store(int kv_format, const float *x, size_t n, uint8_t *row) {
 
 A2SF_INLINE void load_row(int kv_format, const uint8_t *row, size_t n, float *x) {
     if (kv_format == kKvF32) {
-        memcpy(x, row, n * sizeof(float));
+        if (n > 0) memcpy(x, row, n * sizeof(float));
     } else if (kv_format == kKvF16) {
         size_t i = 0;
         for (; i + kW <= n; i += kW) store(x + i, load_halves(row + 2 * i));
