@@ -95,6 +95,8 @@ SCRIPT = """
         "score": lambda: engine.score(prompt, eviction=budget),
         "decode": lambda: engine.generate([1], max_tokens=10**6, eviction=budget),
     }
+    # A shell's background jobs start with SIGINT ignored, and Python leaves that as it is.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.7)
     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     start = time.monotonic()
