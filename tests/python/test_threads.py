@@ -64,10 +64,18 @@ def test_two_sessions_in_two_threads(engine: a2sf.Engine, ids: list[int]) -> Non
 def test_one_session_in_two_threads(engine: a2sf.Engine) -> None:
     session = engine.session()
     started = threading.Event()
-    thread = threading.Thread(target=lambda: (started.set(), session.feed(LONG)))
+    errors: list[str] = []
+
+    def read() -> None:
+        started.set()
+        try:
+            session.feed(LONG)
+        except a2sf.Error as error:  # the other thread may come first
+            errors.append(str(error))
+
+    thread = threading.Thread(target=read)
     thread.start()
     started.wait()
-    errors = []
     while thread.is_alive():
         try:
             session.feed([1])
