@@ -5,6 +5,8 @@
 #include "backend/cpu/float.inl"
 //
 #include "backend/cpu/attention.inl"
+#include "backend/cpu/matvec.inl"
+//
 #include "backend/cpu/matmul.inl"
 
 namespace a2sf {

@@ -1,123 +1,17 @@
-// Weight products. Weights stay in their GGUF blocks; rows are unpacked to small integers (or
-// floats) in scratch just before use. Two kernels: matvec for one token, matmul for several.
-// Included by kernels.inl, after float.inl.
+// Products of weights and several tokens. A panel of weight rows is unpacked once per batch and
+// then multiplied with all tokens. What a format brings is the filling of a panel; the product
+// itself is compiled once for each way of scaling (groups of 16 or 32, with or without offsets) and
+// once for floats. Included by kernels.inl, after matvec.inl.
 //
-// Quantised: y[t, r] = sum over groups g of  w_scale[r, g] * x_scale[t, g] * dot(q_w, q_x)
-//                                          + w_offset[r, g] * x_sum[t, g]
-// with exact integer dot products. The order of the float sums depends on the instruction set and
-// on nothing else: not on threads, not on m within matmul. matvec sums in another order than
-// matmul.
+// The order of the sums is the one that matvec.inl states: the same for every m and thread count.
 
 namespace a2sf {
 namespace {
 
-// n elements (a multiple of the block) from their blocks.
-template <typename F_>
-A2SF_INLINE void unpack_row(const uint8_t *blocks, size_t n, int8_t *q, float *scale,
-                            float *offset) {
-    constexpr size_t kGroups = F_::kBlock / F_::kGroup;
-    for (size_t b = 0; b < n / F_::kBlock; ++b) {
-        F_::unpack(blocks + b * F_::kBlockBytes, q + b * F_::kBlock, scale + b * kGroups,
-                   offset + b * kGroups);
-    }
-}
-
-// kW consecutive weights of a plain format.
-template <typename F_>
-A2SF_INLINE F load_plain(const uint8_t *p) {
-    if constexpr (F_::kGgmlId == F32::kGgmlId) {
-        return load((const float *)p);
-    } else if constexpr (F_::kGgmlId == F16::kGgmlId) {
-        return load_halves(p);
-    } else if constexpr (F_::kGgmlId == BF16::kGgmlId) {
-        return load_bfloats(p);
-    } else {
-        float values[kW];
-        for (size_t i = 0; i < kW; ++i) values[i] = F_::decode(p + i * F_::kBlockBytes);
-        return load(values);
-    }
-}
-
-// ---- one token -------------------------------------------------------------------------------
-
-constexpr size_t kRowCols = 1024;  // columns unpacked at a time: stays in L1
-
-// Sum over n columns of one unpacked row and the activations from column k0 on.
-template <int kGroup, bool kHasOffset>
-A2SF_INLINE F row_dot(const int8_t *q, const float *scale, const float *offset, size_t n,
-                      const QuantizedX &xq, size_t k0, F total) {
-    alignas(64) float c[kRowCols / 16];
-    const float *x_scale = xq.scale + k0 / 32;
-    const size_t n_groups = (n + kColsPad - 1) / kColsPad * kColsPad / kGroup;
-    for (size_t g = 0; g < n_groups; ++g) c[g] = scale[g] * x_scale[g * kGroup / 32];
-    const int8_t *x = xq.q + k0;
-    const int32_t *start = xq.lane_start + k0 / 4;
-    for (size_t i = 0; i * 4 * kW < n; ++i) {
-        const I first = kFlipWeights ? load_i(start + i * kW) : set1_i(0);
-        const I d = dot4(first, load_weights(q + i * 4 * kW), load_x(x + i * 4 * kW));
-        total = fma(to_float(d), lane_scales<kGroup>(c, i), total);
-    }
-    if constexpr (kHasOffset) {
-        const float *x_sum = (kGroup == 16 ? xq.sum16 : xq.sum32) + k0 / kGroup;
-        size_t g = 0;
-        for (; g + kW <= n / kGroup; g += kW) total = fma(load(offset + g), load(x_sum + g), total);
-        const size_t tail = n / kGroup - g;
-        if (tail > 0) total = fma(load_n(offset + g, tail), load_n(x_sum + g, tail), total);
-    }
-    return total;
-}
-
-template <typename F_>
-A2SF_INLINE float quantized_row(const MatmulTask &task, const uint8_t *row) {
-    alignas(64) int8_t q[kRowCols];
-    alignas(64) float scale[kRowCols / 16], offset[kRowCols / 16];
-    F total = set1(0.0f);
-    for (size_t k0 = 0; k0 < task.cols; k0 += kRowCols) {
-        const size_t n = task.cols - k0 < kRowCols ? task.cols - k0 : kRowCols;
-        unpack_row<F_>(row + k0 / F_::kBlock * F_::kBlockBytes, n, q, scale, offset);
-        // Up to kColsPad: activations are zero there, but the scales must be numbers.
-        for (size_t k = n; k % kColsPad != 0; ++k) q[k] = 0;
-        for (size_t g = n / F_::kGroup; g * F_::kGroup % kColsPad != 0; ++g) scale[g] = 0.0f;
-        total = row_dot<F_::kGroup, F_::kHasOffset>(q, scale, offset, n, task.xq, k0, total);
-    }
-    return sum(total);
-}
-
-template <typename F_>
-A2SF_INLINE float plain_row(const MatmulTask &task, const uint8_t *row) {
-    constexpr size_t kBytes = F_::kBlockBytes / F_::kBlock;
-    const size_t n = task.cols;
-    F s0 = set1(0.0f), s1 = s0, s2 = s0, s3 = s0;
-    size_t k = 0;
-    for (; k + 4 * kW <= n; k += 4 * kW) {
-        const uint8_t *w = row + k * kBytes;
-        s0 = fma(load_plain<F_>(w), load(task.x + k), s0);
-        s1 = fma(load_plain<F_>(w + kW * kBytes), load(task.x + k + kW), s1);
-        s2 = fma(load_plain<F_>(w + 2 * kW * kBytes), load(task.x + k + 2 * kW), s2);
-        s3 = fma(load_plain<F_>(w + 3 * kW * kBytes), load(task.x + k + 3 * kW), s3);
-    }
-    for (; k + kW <= n; k += kW) s0 = fma(load_plain<F_>(row + k * kBytes), load(task.x + k), s0);
-    float total = sum(add(add(s0, s1), add(s2, s3)));
-    for (; k < n; ++k) total += F_::decode(row + k * kBytes) * task.x[k];
-    return total;
-}
-
-template <typename F_>
-void matvec(const MatmulTask &task) {
-    for (size_t r = task.row_begin; r < task.row_end; ++r) {
-        const uint8_t *row = task.w + r * task.row_bytes;
-        float total;
-        if constexpr (F_::kGroup == 0) {
-            total = plain_row<F_>(task, row);
-        } else {
-            total = quantized_row<F_>(task, row);
-        }
-        if (task.bias != nullptr) total += task.bias[r];
-        task.y[r] = task.accumulate ? task.y[r] + total : total;
-    }
-}
-
-// ---- several tokens --------------------------------------------------------------------------
+// The rows [r0, r0 + n_rows) and columns [k0, k0 + n) that a panel holds.
+struct Span {
+    size_t r0, n_rows, k0, n;
+};
 
 // kPanelRows unpacked rows, neighbours in memory so that one vector holds kW of them.
 struct Panel {
@@ -146,23 +40,22 @@ A2SF_INLINE void place_row(const Panel &panel, size_t lane, const int8_t *q, siz
     }
 }
 
-// Rows [r0, r0 + n_rows) of columns [k0, k0 + n); missing rows up to kPanelRows are zero.
+// Fills a panel; missing rows up to kPanelRows are zero.
 template <typename F_>
-A2SF_INLINE void fill_panel(const MatmulTask &task, size_t r0, size_t n_rows, size_t k0, size_t n,
-                            const Panel &panel) {
+static void fill_panel(const MatmulTask &task, const Span &span, const Panel &panel) {
     alignas(64) int8_t q[kPanelCols];
     float scale[kPanelCols / 16], offset[kPanelCols / 16];
-    const size_t n_groups = n / F_::kGroup;
+    const size_t n_groups = span.n / F_::kGroup;
     for (size_t lane = 0; lane < kPanelRows; ++lane) {
-        if (lane < n_rows) {
-            const uint8_t *row = task.w + (r0 + lane) * task.row_bytes;
-            unpack_row<F_>(row + k0 / F_::kBlock * F_::kBlockBytes, n, q, scale, offset);
+        if (lane < span.n_rows) {
+            const uint8_t *row = task.w + (span.r0 + lane) * task.row_bytes;
+            unpack_row<F_>(row + span.k0 / F_::kBlock * F_::kBlockBytes, span.n, q, scale, offset);
         } else {
-            memset(q, 0, n);
+            memset(q, 0, span.n);
             memset(scale, 0, sizeof scale);
             memset(offset, 0, sizeof offset);
         }
-        place_row(panel, lane, q, n);
+        place_row(panel, lane, q, span.n);
         for (size_t g = 0; g < n_groups; ++g) {
             panel.scale[g * kPanelRows + lane] = scale[g];
             if constexpr (F_::kHasOffset) panel.offset[g * kPanelRows + lane] = offset[g];
@@ -171,13 +64,12 @@ A2SF_INLINE void fill_panel(const MatmulTask &task, size_t r0, size_t n_rows, si
 }
 
 template <typename F_>
-A2SF_INLINE void fill_float_panel(const MatmulTask &task, size_t r0, size_t n_rows, size_t k0,
-                                  size_t n, const Panel &panel) {
+static void fill_float_panel(const MatmulTask &task, const Span &span, const Panel &panel) {
     constexpr size_t kBytes = F_::kBlockBytes / F_::kBlock;
     for (size_t lane = 0; lane < kPanelRows; ++lane) {
-        const uint8_t *w = task.w + (r0 + lane) * task.row_bytes + k0 * kBytes;
-        for (size_t k = 0; k < n; ++k) {
-            panel.w[k * kPanelRows + lane] = lane < n_rows ? F_::decode(w + k * kBytes) : 0.0f;
+        const uint8_t *w = task.w + (span.r0 + lane) * task.row_bytes + span.k0 * kBytes;
+        for (size_t k = 0; k < span.n; ++k) {
+            panel.w[k * kPanelRows + lane] = lane < span.n_rows ? F_::decode(w + k * kBytes) : 0.0f;
         }
     }
 }
@@ -294,63 +186,72 @@ A2SF_INLINE void float_tile(const Panel &panel, size_t lane, size_t n, const flo
     store_tile(tile, total);
 }
 
-// One panel's columns [k0, k0 + n) for kTokens tokens from t0.
-template <typename F_, size_t kTokens>
+// One panel for kTokens tokens from t0. kGroup 0: floats.
+template <int kGroup, bool kHasOffset, size_t kTokens>
 __attribute__((noinline)) static void panel_tokens(const MatmulTask &task, const Panel &panel,
-                                                   size_t r0, size_t n_rows, size_t k0, size_t n,
-                                                   size_t t0) {
-    for (size_t lane = 0; lane < n_rows; lane += kTileVectors * kW) {
+                                                   const Span &span, size_t t0) {
+    for (size_t lane = 0; lane < span.n_rows; lane += kTileVectors * kW) {
         Tile<kTokens> tile;
-        tile.y = task.y + t0 * task.y_stride + r0 + lane;
+        tile.y = task.y + t0 * task.y_stride + span.r0 + lane;
         tile.y_stride = task.y_stride;
-        tile.bias = task.bias == nullptr ? nullptr : task.bias + r0 + lane;
-        tile.n_rows = n_rows - lane;
-        tile.fresh = k0 == 0;
+        tile.bias = task.bias == nullptr ? nullptr : task.bias + span.r0 + lane;
+        tile.n_rows = span.n_rows - lane;
+        tile.fresh = span.k0 == 0;
         tile.accumulate = task.accumulate;
-        if constexpr (F_::kGroup == 0) {
-            float_tile<kTokens>(panel, lane, n, task.x + t0 * task.x_stride + k0, task.x_stride,
-                                tile);
+        if constexpr (kGroup == 0) {
+            const float *x = task.x + t0 * task.x_stride + span.k0;
+            float_tile<kTokens>(panel, lane, span.n, x, task.x_stride, tile);
         } else {
-            integer_tile<kTokens, F_::kGroup, F_::kHasOffset>(panel, lane, n, task.xq, t0, k0,
-                                                              tile);
+            integer_tile<kTokens, kGroup, kHasOffset>(panel, lane, span.n, task.xq, t0, span.k0,
+                                                      tile);
         }
     }
 }
 
 // The last n_tokens < kTokens + 1 tokens, with the tile of exactly that height.
-template <typename F_, size_t kTokens>
-A2SF_INLINE void panel_tail(const MatmulTask &task, const Panel &panel, size_t r0, size_t n_rows,
-                            size_t k0, size_t n, size_t t0) {
+template <int kGroup, bool kHasOffset, size_t kTokens>
+A2SF_INLINE void panel_tail(const MatmulTask &task, const Panel &panel, const Span &span,
+                            size_t t0) {
     if constexpr (kTokens > 0) {
         if (task.m - t0 == kTokens) {
-            panel_tokens<F_, kTokens>(task, panel, r0, n_rows, k0, n, t0);
+            panel_tokens<kGroup, kHasOffset, kTokens>(task, panel, span, t0);
         } else {
-            panel_tail<F_, kTokens - 1>(task, panel, r0, n_rows, k0, n, t0);
+            panel_tail<kGroup, kHasOffset, kTokens - 1>(task, panel, span, t0);
+        }
+    }
+}
+
+using FillPanel = void (*)(const MatmulTask &task, const Span &span, const Panel &panel);
+
+template <int kGroup, bool kHasOffset>
+__attribute__((noinline)) static void matmul_panels(const MatmulTask &task, FillPanel fill) {
+    constexpr size_t kCols = kGroup == 0 ? kFloatPanelCols : kPanelCols;
+    constexpr size_t kTokens = kGroup == 0 ? kFloatTileTokens : kTileTokens;
+    const Panel panel = panel_in(task.scratch);
+    for (size_t r0 = task.row_begin; r0 < task.row_end; r0 += kPanelRows) {
+        const size_t left = task.row_end - r0;
+        for (size_t k0 = 0; k0 < task.cols; k0 += kCols) {
+            Span span;
+            span.r0 = r0;
+            span.n_rows = left < kPanelRows ? left : kPanelRows;
+            span.k0 = k0;
+            span.n = task.cols - k0 < kCols ? task.cols - k0 : kCols;
+            fill(task, span, panel);
+            size_t t0 = 0;
+            for (; t0 + kTokens <= task.m; t0 += kTokens) {
+                panel_tokens<kGroup, kHasOffset, kTokens>(task, panel, span, t0);
+            }
+            panel_tail<kGroup, kHasOffset, kTokens - 1>(task, panel, span, t0);
         }
     }
 }
 
 template <typename F_>
 void matmul(const MatmulTask &task) {
-    constexpr size_t kCols = F_::kGroup == 0 ? kFloatPanelCols : kPanelCols;
-    constexpr size_t kTokens = F_::kGroup == 0 ? kFloatTileTokens : kTileTokens;
-    const Panel panel = panel_in(task.scratch);
-    for (size_t r0 = task.row_begin; r0 < task.row_end; r0 += kPanelRows) {
-        const size_t left = task.row_end - r0;
-        const size_t n_rows = left < kPanelRows ? left : kPanelRows;
-        for (size_t k0 = 0; k0 < task.cols; k0 += kCols) {
-            const size_t n = task.cols - k0 < kCols ? task.cols - k0 : kCols;
-            if constexpr (F_::kGroup == 0) {
-                fill_float_panel<F_>(task, r0, n_rows, k0, n, panel);
-            } else {
-                fill_panel<F_>(task, r0, n_rows, k0, n, panel);
-            }
-            size_t t0 = 0;
-            for (; t0 + kTokens <= task.m; t0 += kTokens) {
-                panel_tokens<F_, kTokens>(task, panel, r0, n_rows, k0, n, t0);
-            }
-            panel_tail<F_, kTokens - 1>(task, panel, r0, n_rows, k0, n, t0);
-        }
+    if constexpr (F_::kGroup == 0) {
+        matmul_panels<0, false>(task, fill_float_panel<F_>);
+    } else {
+        matmul_panels<F_::kGroup, F_::kHasOffset>(task, fill_panel<F_>);
     }
 }
 

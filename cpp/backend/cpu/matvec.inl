@@ -1,0 +1,119 @@
+// Products of weights and one token. Weights stay in their GGUF blocks; each row is unpacked to
+// small integers in L1 just before use. Included by kernels.inl, after float.inl; an instruction
+// set may replace a format's function by one that never leaves the registers.
+//
+// Quantised: y[t, r] = sum over groups g of  w_scale[r, g] * x_scale[t, g] * dot(q_w, q_x)
+//                                          + w_offset[r, g] * x_sum[t, g]
+// with exact integer dot products. The order of the float sums depends on the instruction set and
+// on nothing else: not on threads, not on m within matmul. matvec sums in another order than
+// matmul.
+
+namespace a2sf {
+namespace {
+
+// n elements (a multiple of the block) from their blocks.
+template <typename F_>
+A2SF_INLINE void unpack_row(const uint8_t *blocks, size_t n, int8_t *q, float *scale,
+                            float *offset) {
+    constexpr size_t kGroups = F_::kBlock / F_::kGroup;
+    for (size_t b = 0; b < n / F_::kBlock; ++b) {
+        F_::unpack(blocks + b * F_::kBlockBytes, q + b * F_::kBlock, scale + b * kGroups,
+                   offset + b * kGroups);
+    }
+}
+
+// kW consecutive weights of a plain format.
+template <typename F_>
+A2SF_INLINE F load_plain(const uint8_t *p) {
+    if constexpr (F_::kGgmlId == F32::kGgmlId) {
+        return load((const float *)p);
+    } else if constexpr (F_::kGgmlId == F16::kGgmlId) {
+        return load_halves(p);
+    } else if constexpr (F_::kGgmlId == BF16::kGgmlId) {
+        return load_bfloats(p);
+    } else {
+        float values[kW];
+        for (size_t i = 0; i < kW; ++i) values[i] = F_::decode(p + i * F_::kBlockBytes);
+        return load(values);
+    }
+}
+
+constexpr size_t kRowCols = 1024;  // columns unpacked at a time: stays in L1
+
+// Sum over n columns of one unpacked row and the activations from column k0 on.
+template <int kGroup, bool kHasOffset>
+A2SF_INLINE F row_dot(const int8_t *q, const float *scale, const float *offset, size_t n,
+                      const QuantizedX &xq, size_t k0, F total) {
+    alignas(64) float c[kRowCols / 16];
+    const float *x_scale = xq.scale + k0 / 32;
+    const size_t n_groups = (n + kColsPad - 1) / kColsPad * kColsPad / kGroup;
+    for (size_t g = 0; g < n_groups; ++g) c[g] = scale[g] * x_scale[g * kGroup / 32];
+    const int8_t *x = xq.q + k0;
+    const int32_t *start = xq.lane_start + k0 / 4;
+    for (size_t i = 0; i * 4 * kW < n; ++i) {
+        const I first = kFlipWeights ? load_i(start + i * kW) : set1_i(0);
+        const I d = dot4(first, load_weights(q + i * 4 * kW), load_x(x + i * 4 * kW));
+        total = fma(to_float(d), lane_scales<kGroup>(c, i), total);
+    }
+    if constexpr (kHasOffset) {
+        const float *x_sum = (kGroup == 16 ? xq.sum16 : xq.sum32) + k0 / kGroup;
+        size_t g = 0;
+        for (; g + kW <= n / kGroup; g += kW) total = fma(load(offset + g), load(x_sum + g), total);
+        const size_t tail = n / kGroup - g;
+        if (tail > 0) total = fma(load_n(offset + g, tail), load_n(x_sum + g, tail), total);
+    }
+    return total;
+}
+
+template <typename F_>
+A2SF_INLINE float quantized_row(const MatmulTask &task, const uint8_t *row) {
+    alignas(64) int8_t q[kRowCols];
+    alignas(64) float scale[kRowCols / 16], offset[kRowCols / 16];
+    F total = set1(0.0f);
+    for (size_t k0 = 0; k0 < task.cols; k0 += kRowCols) {
+        const size_t n = task.cols - k0 < kRowCols ? task.cols - k0 : kRowCols;
+        unpack_row<F_>(row + k0 / F_::kBlock * F_::kBlockBytes, n, q, scale, offset);
+        // Up to kColsPad: activations are zero there, but the scales must be numbers.
+        for (size_t k = n; k % kColsPad != 0; ++k) q[k] = 0;
+        for (size_t g = n / F_::kGroup; g * F_::kGroup % kColsPad != 0; ++g) scale[g] = 0.0f;
+        total = row_dot<F_::kGroup, F_::kHasOffset>(q, scale, offset, n, task.xq, k0, total);
+    }
+    return sum(total);
+}
+
+template <typename F_>
+A2SF_INLINE float plain_row(const MatmulTask &task, const uint8_t *row) {
+    constexpr size_t kBytes = F_::kBlockBytes / F_::kBlock;
+    const size_t n = task.cols;
+    F s0 = set1(0.0f), s1 = s0, s2 = s0, s3 = s0;
+    size_t k = 0;
+    for (; k + 4 * kW <= n; k += 4 * kW) {
+        const uint8_t *w = row + k * kBytes;
+        s0 = fma(load_plain<F_>(w), load(task.x + k), s0);
+        s1 = fma(load_plain<F_>(w + kW * kBytes), load(task.x + k + kW), s1);
+        s2 = fma(load_plain<F_>(w + 2 * kW * kBytes), load(task.x + k + 2 * kW), s2);
+        s3 = fma(load_plain<F_>(w + 3 * kW * kBytes), load(task.x + k + 3 * kW), s3);
+    }
+    for (; k + kW <= n; k += kW) s0 = fma(load_plain<F_>(row + k * kBytes), load(task.x + k), s0);
+    float total = sum(add(add(s0, s1), add(s2, s3)));
+    for (; k < n; ++k) total += F_::decode(row + k * kBytes) * task.x[k];
+    return total;
+}
+
+template <typename F_>
+void matvec(const MatmulTask &task) {
+    for (size_t r = task.row_begin; r < task.row_end; ++r) {
+        const uint8_t *row = task.w + r * task.row_bytes;
+        float total;
+        if constexpr (F_::kGroup == 0) {
+            total = plain_row<F_>(task, row);
+        } else {
+            total = quantized_row<F_>(task, row);
+        }
+        if (task.bias != nullptr) total += task.bias[r];
+        task.y[r] = task.accumulate ? task.y[r] + total : total;
+    }
+}
+
+}  // namespace
+}  // namespace a2sf
