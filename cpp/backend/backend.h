@@ -93,6 +93,13 @@ struct AttentionArgs {
     std::span<const ScoreLane> lanes;
 };
 
+// What a machine can do at most with the threads and the instruction set of one backend, measured.
+struct MachinePeaks {
+    double read_gb_s = 0;     // 1e9 bytes/s read from memory, from far more than any cache holds
+    double int8_gops = 0;     // 1e9 operations/s of byte dot products, two per multiply-add
+    double float_gflops = 0;  // the same of float multiply-adds
+};
+
 class Backend {
   public:
     virtual ~Backend() = default;
@@ -144,6 +151,9 @@ class Backend {
     // similarity[h][s] = cosine of key s and the mean of head h's live keys (arXiv 2504.15364);
     // 0 where either has no length. live [n_kv_heads]; similarity [n_kv_heads, capacity].
     virtual void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) = 0;
+
+    // Takes about two seconds and up to 1 GiB of memory for the time being.
+    virtual MachinePeaks measure_peaks() = 0;
 };
 
 }  // namespace a2sf

@@ -26,9 +26,16 @@ struct Truth {
     std::vector<float> values;  // [rows, cols]
 };
 
-// Checks y [m, rows] = first + x * w^T with the rounding that quantising x may cost at most: half a
-// step, amax / 251 with the largest step taken, per element of a group of 32.
-void check_product(const Truth &truth, const std::vector<float> &x, size_t m,
+// What reads x: matvec when m is 1, else what the table says.
+BatchX form_of(const Kernels &kernels, const WeightType &type, size_t m) {
+    if (m > 1) return kernels.batch_x[type.index];
+    return type.group == 0 ? kBatchFloats : kBatchIntegers;
+}
+
+// Checks y [m, rows] = first + x * w^T with the rounding that the form of x may cost at most.
+// Integers: half a step, amax / 251 with the largest step taken, per element of a group of 32.
+// bfloat16: 2^-9 of each factor; split in two parts, 2^-17 of each and the product of the rests.
+void check_product(const Truth &truth, BatchX form, const std::vector<float> &x, size_t m,
                    const std::vector<double> &first, const float *y) {
     for (size_t t = 0; t < m; ++t) {
         for (size_t r = 0; r < truth.rows; ++r) {
@@ -42,8 +49,10 @@ void check_product(const Truth &truth, const std::vector<float> &x, size_t m,
                     amax = std::max(amax, std::fabs(a));
                     weights += std::fabs(w);
                 }
-                if (truth.type.group != 0) allowed += weights * amax / 251.0;
+                if (form == kBatchIntegers) allowed += weights * amax / 251.0;
             }
+            if (form == kBatchBfloat) allowed += size * 0x1.01p-8;
+            if (form == kBatchBfloats) allowed += size * 0x1p-15;
             const double expected = first[t * truth.rows + r] + product;
             // Formats with offsets add two large terms: their rounding is covered by `allowed`.
             CHECK(std::fabs(y[t * truth.rows + r] - expected) <=
@@ -108,16 +117,17 @@ TEST_CASE("kernels: products of every weight type") {
                         CAPTURE(cols);
                         CAPTURE(m);
                         CpuBackend backend(*kernels, 1);
+                        const BatchX form = form_of(*kernels, type, m);
                         std::vector<float> y = old, z = old;
                         Product products[2] = {{&w, nullptr, {y.data(), m, rows}, false},
                                                {&w, bias.data(), {z.data(), m, rows}, true}};
                         backend.matmul({x.data(), m, cols}, products);
                         std::vector<double> first(m * rows, 0.0);
-                        check_product(truth, x, m, first, y.data());
+                        check_product(truth, form, x, m, first, y.data());
                         for (size_t i = 0; i < first.size(); ++i) {
                             first[i] = static_cast<double>(old[i]) + bias[i % rows];
                         }
-                        check_product(truth, x, m, first, z.data());
+                        check_product(truth, form, x, m, first, z.data());
                     }
                 }
             }
@@ -156,7 +166,9 @@ TEST_CASE("kernels: integer products are exact up to float sums") {
                         product_sum += truth.values[r * cols + k] * a;
                         size += std::fabs(truth.values[r * cols + k] * a);
                     }
-                    worst = std::max(worst, std::fabs(y[t * rows + r] - product_sum) / size);
+                    if (kernels->batch_x[type.index] == kBatchIntegers) {
+                        worst = std::max(worst, std::fabs(y[t * rows + r] - product_sum) / size);
+                    }
                     if (t == 0) worst1 = std::max(worst1, std::fabs(y1[r] - product_sum) / size);
                 }
             }

@@ -18,7 +18,7 @@ import pytest
 from .tree import ROOT, read, tracked_files
 
 CPU = "cpp/backend/cpu"
-X86 = ["scalar", "avx2", "avx512"]
+X86 = ["scalar", "avx2", "avx512", "amx"]
 ARM = ["scalar", "neon"]
 COMPILERS = {
     "x86_64": ("g++", "nm", X86),

@@ -74,7 +74,7 @@ ISA_WORKER = """
 """
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", "amx", "neon"])
 def test_every_isa(models: Path, ids: list[int], tmp_path: Path, isa: str) -> None:
     """Each instruction set that this machine has, in a process that A2SF_ISA makes use it."""
     names = ["llama-F32", "llama-F16", "llama-Q4_0", "llama-Q6_K"]

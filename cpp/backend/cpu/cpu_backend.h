@@ -37,6 +37,7 @@ class CpuBackend final : public Backend {
     void kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) override;
     void attention(const AttentionArgs &args) override;
     void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) override;
+    MachinePeaks measure_peaks() override;
 
   private:
     // At least n elements of memory that is reused from call to call; contents are undefined.
@@ -52,14 +53,16 @@ class CpuBackend final : public Backend {
     void split(size_t n, size_t cost, const Body &body);
 
     QuantizedX quantize(Matrix<const float> x);
+    TileX to_tiles(Matrix<const float> x, bool split_low);
     struct AttentionPlan;
     void attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
                         size_t part, size_t worker);
 
     const Kernels &kernels_;
     ThreadPool pool_;
-    Buffer<std::byte> panels_;     // [n_threads, kPanelBytes]
+    Buffer<std::byte> panels_;     // [n_threads, Kernels::panel_bytes]
     Buffer<std::byte> quantized_;  // one QuantizedX
+    Buffer<uint16_t> tiles_;       // one TileX
     Buffer<float> attention_;      // [n_threads, an AttentionTile's scratch, p and weights]
     Buffer<float> partial_;        // [n_lanes, n_kv_heads, n_parts, padded(live)]
     Buffer<float> key_rows_;       // [n_threads, 2, padded(head_dim)]

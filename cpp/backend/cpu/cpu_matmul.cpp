@@ -12,16 +12,22 @@ namespace {
 // work that remains for the last thread.
 constexpr size_t kTaskBytes = 32768;
 
-// Rows per task: by shape alone, so that results do not depend on the number of threads.
-size_t rows_per_task(const Weight &w, size_t m) {
-    if (m > 1) return kPanelRows;
+// Rows per task: by shape alone, so that results do not depend on the number of threads. A batch
+// takes whole panels, but leaves a small matrix in at least kLeastTasks of them.
+size_t rows_per_task(const Kernels &kernels, const Weight &w, size_t m) {
+    constexpr size_t kLeastTasks = 12;
+    if (m > 1) {
+        size_t rows = kernels.panel_rows;
+        while (rows > kPanelRows && w.rows < rows * kLeastTasks) rows /= 2;
+        return rows;
+    }
     const size_t row_bytes = w.type->row_bytes(w.cols);
     const size_t rows = kTaskBytes / (row_bytes == 0 ? 1 : row_bytes);
     return rows < 4 ? 4 : rows > 256 ? 256 : rows / 4 * 4;
 }
 
-size_t n_tasks_of(const Weight &w, size_t m) {
-    const size_t run = rows_per_task(w, m);
+size_t n_tasks_of(const Kernels &kernels, const Weight &w, size_t m) {
+    const size_t run = rows_per_task(kernels, w, m);
     return (w.rows + run - 1) / run;
 }
 
@@ -70,25 +76,43 @@ QuantizedX CpuBackend::quantize(Matrix<const float> x) {
     return xq;
 }
 
+TileX CpuBackend::to_tiles(Matrix<const float> x, bool split_low) {
+    TileX xt;
+    const size_t rows = (x.rows + 15) / 16 * 16;
+    xt.cols = (x.cols + 31) / 32 * 32;
+    xt.high = reserve(tiles_, rows * xt.cols * 2);
+    xt.low = split_low ? xt.high + rows * xt.cols : nullptr;
+    split(rows, x.cols, [&](size_t begin, size_t end, size_t) {
+        for (size_t t = begin; t < end; ++t) {
+            kernels_.split_row(t < x.rows ? x.row(t) : nullptr, x.cols, xt, t);
+        }
+    });
+    return xt;
+}
+
 void CpuBackend::matmul(Matrix<const float> x, std::span<const Product> products) {
     const size_t m = x.rows;
     size_t n_tasks = 0;
-    bool integers = false;
+    bool integers = false, tiles = false, split_tiles = false;
     for (const Product &product : products) {
-        n_tasks += n_tasks_of(*product.w, m);
-        integers |= product.w->type->group != 0;
+        const BatchX form = kernels_.batch_x[product.w->type->index];
+        n_tasks += n_tasks_of(kernels_, *product.w, m);
+        integers |= m == 1 ? product.w->type->group != 0 : form == kBatchIntegers;
+        tiles |= m > 1 && (form == kBatchBfloat || form == kBatchBfloats);
+        split_tiles |= m > 1 && form == kBatchBfloats;
     }
     if (m == 0 || n_tasks == 0) return;
     const QuantizedX xq = integers ? quantize(x) : QuantizedX{};
-    std::byte *panels = reserve(panels_, n_threads() * kPanelBytes);
+    const TileX xt = tiles ? to_tiles(x, split_tiles) : TileX{};
+    std::byte *panels = reserve(panels_, n_threads() * kernels_.panel_bytes);
     const auto &table = m == 1 ? kernels_.matvec : kernels_.matmul;
     pool_.run(n_tasks, [&](size_t index, size_t worker) {
         const Product *product = products.data();
-        for (; index >= n_tasks_of(*product->w, m); ++product) {
-            index -= n_tasks_of(*product->w, m);
+        for (; index >= n_tasks_of(kernels_, *product->w, m); ++product) {
+            index -= n_tasks_of(kernels_, *product->w, m);
         }
         const Weight &w = *product->w;
-        const size_t run = rows_per_task(w, m), begin = index * run;
+        const size_t run = rows_per_task(kernels_, w, m), begin = index * run;
         MatmulTask task;
         task.w = static_cast<const uint8_t *>(w.data);
         task.row_bytes = w.type->row_bytes(w.cols);
@@ -99,11 +123,12 @@ void CpuBackend::matmul(Matrix<const float> x, std::span<const Product> products
         task.x = x.data;
         task.x_stride = x.stride;
         task.xq = xq;
+        task.xt = xt;
         task.y = product->y.data;
         task.y_stride = product->y.stride;
         task.bias = product->bias;
         task.accumulate = product->accumulate;
-        task.scratch = panels + worker * kPanelBytes;
+        task.scratch = panels + worker * kernels_.panel_bytes;
         table[w.type->index](task);
     });
 }

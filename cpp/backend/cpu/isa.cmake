@@ -3,7 +3,7 @@
 set(isa_dir ${CMAKE_CURRENT_SOURCE_DIR}/cpp/backend/cpu)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
-  set(isas scalar avx2 avx512)
+  set(isas scalar avx2 avx512 amx)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(isas scalar neon)
 else()
@@ -17,6 +17,8 @@ set(isa_flags_avx2 -mavx2 -mfma -mf16c)
 # GCC 12 takes its own headers' _mm512_undefined_ps() for a use without a value (its bug 105593).
 set(isa_flags_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c
                      -Wno-uninitialized -Wno-maybe-uninitialized)
+set(isa_flags_amx -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mamx-tile
+                  -mamx-bf16 -mfma -mf16c -Wno-uninitialized -Wno-maybe-uninitialized)
 set(isa_flags_neon -march=armv8.2-a+dotprod)
 
 list(FILTER sources EXCLUDE REGEX "/backend/cpu/isa_[a-z0-9]+\\.cpp$")

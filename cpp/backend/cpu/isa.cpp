@@ -10,6 +10,8 @@
 #include <sys/auxv.h>
 #elif defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace a2sf {
@@ -17,6 +19,7 @@ namespace a2sf {
 const Kernels &kernels_scalar();
 const Kernels &kernels_avx2();
 const Kernels &kernels_avx512();
+const Kernels &kernels_amx();
 const Kernels &kernels_neon();
 
 namespace {
@@ -41,6 +44,22 @@ bool has_avx512() {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
 }
+// The system gives a process the tile registers when it asks for them, once.
+bool granted_tiles() {
+    constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM of asm/prctl.h
+    constexpr long kTileData = 18;               // the state component
+    static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    return granted;
+}
+bool has_amx() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;  // leaf 7.0, edx
+    constexpr unsigned kAvx512Bf16 = 1u << 5;                     // leaf 7.1, eax
+    if (!has_avx512() || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+    if ((d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & kAvx512Bf16) == 0) return false;
+    return granted_tiles();
+}
 #elif defined(__aarch64__)
 bool has_dot_product() {
     constexpr unsigned long kAsimdDp = 1ul << 20;  // HWCAP_ASIMDDP of asm/hwcap.h
@@ -54,6 +73,7 @@ constexpr IsaEntry kIsas[] = {
 #if defined(__x86_64__)
     {"avx2", has_avx2, kernels_avx2},
     {"avx512", has_avx512, kernels_avx512},
+    {"amx", has_amx, kernels_amx},
 #elif defined(__aarch64__)
     {"neon", has_dot_product, kernels_neon},
 #endif

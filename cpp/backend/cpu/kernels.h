@@ -44,6 +44,17 @@ struct QuantizedX {
     int32_t *lane_start;  // [cols / 4], of token 0 only
 };
 
+// Activations of m tokens as bfloat16 tiles of 16 tokens by 32 columns, padded with zeros
+// to whole tiles: [tokens / 16, cols / 32, 16, 32]. low: what rounding to high cut off, or null.
+struct TileX {
+    size_t cols;  // padded
+    uint16_t *high;
+    uint16_t *low;
+};
+
+// What a product of several tokens reads its activations as.
+enum BatchX : int { kBatchFloats, kBatchIntegers, kBatchBfloat, kBatchBfloats };
+
 // Rows [row_begin, row_end) of y = x * w^T (+ bias) (+ y) for m tokens.
 struct MatmulTask {
     const uint8_t *w;  // row 0; rows of row_bytes
@@ -54,11 +65,12 @@ struct MatmulTask {
     const float *x;  // [m, cols], rows x_stride apart; read by plain formats only
     size_t x_stride;
     QuantizedX xq;  // read by quantised formats only
+    TileX xt;       // read by batches whose BatchX says so
     float *y;       // [m, rows], rows y_stride apart
     size_t y_stride;
     const float *bias;  // [rows] or null
     bool accumulate;
-    void *scratch;  // kPanelBytes, 64-byte aligned
+    void *scratch;  // Kernels::panel_bytes, 64-byte aligned
 };
 
 // Rows of a batched task are best a multiple of kPanelRows. A panel is kPanelRows weight rows by
@@ -104,6 +116,9 @@ A2SF_INLINE constexpr size_t attention_scratch(size_t n_rows, size_t head_dim) {
     return (2 * n_rows + kMaxLanes) * padded(head_dim);
 }
 
+constexpr size_t kPeakMostRounds = size_t{1} << 19;
+constexpr size_t kPeakReadFloats = 8 * kMaxLanes;
+
 struct Kernels {
     const char *name;
 
@@ -123,9 +138,15 @@ struct Kernels {
     // Row t of xq from x [n]; n is a multiple of 32. `lanes` also fills lane_start.
     void (*quantize_row)(const float *x, size_t n, const QuantizedX &xq, size_t t, bool lanes);
 
+    // Row t of xt from x [n], zeros where x is null. Null where no batch product reads tiles.
+    void (*split_row)(const float *x, size_t n, const TileX &xt, size_t t);
+
     // By WeightType::index. matvec: m == 1. matmul: any m; a row's result is the same for every m.
     void (*matvec[kNFormats])(const MatmulTask &task);
     void (*matmul[kNFormats])(const MatmulTask &task);
+    BatchX batch_x[kNFormats];
+    size_t panel_bytes;  // of a matmul's scratch
+    size_t panel_rows;   // most rows that a matmul unpacks at a time
 
     // One K or V row of n floats; n is a multiple of 32 for kKvQ8_0.
     void (*kv_store)(int kv_format, const float *x, size_t n, uint8_t *row);
@@ -140,6 +161,12 @@ struct Kernels {
     // sum of a[i] * b[i], and y += scale * x; n elements.
     float (*dot)(const float *a, const float *b, size_t n);
     void (*add_scaled)(const float *x, float scale, float *y, size_t n);
+
+    // What the instruction set can do at most (peaks.inl), for `a2sf bench`. The first two return
+    // the operations done; n_rounds <= kPeakMostRounds. n is a multiple of kPeakReadFloats.
+    double (*peak_int8)(size_t n_rounds);
+    double (*peak_float)(size_t n_rounds);
+    void (*read_floats)(const float *p, size_t n);
 };
 
 }  // namespace a2sf

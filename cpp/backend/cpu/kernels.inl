@@ -8,6 +8,7 @@
 #include "backend/cpu/matvec.inl"
 //
 #include "backend/cpu/matmul.inl"
+#include "backend/cpu/peaks.inl"
 
 namespace a2sf {
 namespace {
@@ -25,15 +26,21 @@ constexpr Kernels make_table(const char *name) {
     size_t n = 0;
 #define A2SF_PRODUCTS(F_)         \
     table.matvec[n] = matvec<F_>; \
-    table.matmul[n++] = matmul<F_>;
+    table.matmul[n] = matmul<F_>; \
+    table.batch_x[n++] = F_::kGroup == 0 ? kBatchFloats : kBatchIntegers;
     A2SF_WEIGHT_FORMATS(A2SF_PRODUCTS)
 #undef A2SF_PRODUCTS
+    table.panel_bytes = kPanelBytes;
+    table.panel_rows = kPanelRows;
     table.kv_store = kv_store;
     table.kv_load = kv_load;
     table.attention = attention;
     table.add_scores = add_scores;
     table.dot = dot_rows;
     table.add_scaled = add_scaled;
+    table.peak_int8 = peak_int8;
+    table.peak_float = peak_float;
+    table.read_floats = read_floats;
     return table;
 }
 

@@ -1,0 +1,100 @@
+// What this machine can do at most with the backend's threads and instruction set: memory reads,
+// byte and float multiply-adds. The best of a few short runs each: others on the machine only ever
+// make one slower.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+
+#include "backend/cpu/cpu_backend.h"
+
+namespace a2sf {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kRuns = 5;
+constexpr double kRunS = 0.05;
+constexpr size_t kMostReadBytes = size_t{1} << 30;   // more than caches hold
+constexpr size_t kLeastReadBytes = size_t{1} << 24;  // still a number where memory is short
+constexpr size_t kReadTaskBytes = size_t{1} << 22;   // 2^22 divides by kPeakReadFloats floats
+constexpr size_t kPageBytes = 4096;                  // the smallest that systems have
+constexpr size_t kRounds = 4096;                     // microseconds to a few milliseconds
+static_assert(kRounds <= kPeakMostRounds);
+static_assert(kReadTaskBytes % (kPeakReadFloats * sizeof(float)) == 0);
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Memory that can be had without swapping, as Linux estimates it; 0 when it does not say.
+size_t available_bytes() {
+    const auto close = [](std::FILE *file) { std::fclose(file); };
+    const std::unique_ptr<std::FILE, decltype(close)> file(std::fopen("/proc/meminfo", "r"), close);
+    char line[256];
+    while (file != nullptr && std::fgets(line, sizeof(line), file.get()) != nullptr) {
+        unsigned long long n_kib = 0;
+        if (std::sscanf(line, "MemAvailable: %llu kB", &n_kib) == 1) return n_kib << 10;
+    }
+    return 0;
+}
+
+// A quarter of what is available, within the limits above, in whole tasks.
+size_t read_bytes() {
+    const size_t available = available_bytes();
+    const size_t wanted = available == 0
+                              ? kMostReadBytes
+                              : std::clamp(available / 4, kLeastReadBytes, kMostReadBytes);
+    return wanted / kReadTaskBytes * kReadTaskBytes;
+}
+
+// The best rate in 1e9/s of a kernel that every worker calls for kRunS seconds.
+double best_rate(ThreadPool &pool, double (*kernel)(size_t n_rounds)) {
+    double best = 0;
+    Buffer<double> n_done(pool.n_threads(), "peaks");  // by task
+    for (int run = 0; run < kRuns; ++run) {
+        const Clock::time_point start = Clock::now();
+        pool.run(pool.n_threads(), [&](size_t task, size_t) {
+            const Clock::time_point task_start = Clock::now();
+            n_done[task] = 0;
+            while (seconds_since(task_start) < kRunS) n_done[task] += kernel(kRounds);
+        });
+        const double time_s = seconds_since(start);
+        double total = 0;
+        for (const double n : n_done.span()) total += n;
+        best = std::max(best, total / time_s / 1e9);
+    }
+    return best;
+}
+
+double best_read(ThreadPool &pool, const Kernels &kernels) {
+    const size_t n_bytes = read_bytes(), n_tasks = n_bytes / kReadTaskBytes;
+    const size_t n_floats = kReadTaskBytes / sizeof(float);
+    const Buffer<float> buffer(n_bytes / sizeof(float), "memory to measure reading with");
+    // Written first, or every page would be the system's one page of zeros.
+    pool.run(n_tasks, [&](size_t task, size_t) {
+        float *part = buffer.data() + task * n_floats;
+        for (size_t i = 0; i < n_floats; i += kPageBytes / sizeof(float)) part[i] = 1.0f;
+    });
+    double best = 0;
+    for (int run = 0; run < kRuns; ++run) {
+        const Clock::time_point start = Clock::now();
+        pool.run(n_tasks, [&](size_t task, size_t) {
+            kernels.read_floats(buffer.data() + task * n_floats, n_floats);
+        });
+        best = std::max(best, static_cast<double>(n_bytes) / seconds_since(start) / 1e9);
+    }
+    return best;
+}
+
+}  // namespace
+
+MachinePeaks CpuBackend::measure_peaks() {
+    MachinePeaks peaks;
+    peaks.int8_gops = best_rate(pool_, kernels_.peak_int8);
+    peaks.float_gflops = best_rate(pool_, kernels_.peak_float);
+    peaks.read_gb_s = best_read(pool_, kernels_);
+    return peaks;
+}
+
+}  // namespace a2sf
