@@ -207,8 +207,10 @@ TEST_CASE("attention: outputs and scores follow the definition") {
             CAPTURE(shape.group);
             CAPTURE(shape.m);
             CAPTURE(shape.live);
-            CHECK(errors.out <= kTolerances.attention);
-            CHECK(errors.score <= kTolerances.attention);
+            const bool tiles = kernels->attend_tiles != nullptr && shape.type != KvType::F32;
+            const double allowed = tiles ? kTolerances.attention_tiles : kTolerances.attention;
+            CHECK(errors.out <= allowed);
+            CHECK(errors.score <= allowed);
             worst.out = std::max(worst.out, errors.out);
             worst.score = std::max(worst.score, errors.score);
         }

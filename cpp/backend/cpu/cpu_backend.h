@@ -57,12 +57,17 @@ class CpuBackend final : public Backend {
     struct AttentionPlan;
     void attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
                         size_t part, size_t worker);
+    void add_parts(const AttentionArgs &args, const AttentionPlan &plan, size_t first, size_t last);
+    static bool fits_tiles(const AttentionArgs &args, size_t group);
+    void attention_on_tiles(const AttentionArgs &args, AttentionPlan plan);
+    void attend_part_on_tiles(const AttentionArgs &args, const AttentionPlan &plan,
+                              const TileKv &kv, size_t head, size_t part, size_t worker);
 
     const Kernels &kernels_;
     ThreadPool pool_;
     Buffer<std::byte> panels_;     // [n_threads, Kernels::panel_bytes]
     Buffer<std::byte> quantized_;  // one QuantizedX
-    Buffer<uint16_t> tiles_;       // one TileX
+    Buffer<uint16_t> tiles_;       // one TileX, or one TileKv
     Buffer<float> attention_;      // [n_threads, an AttentionTile's scratch, p and weights]
     Buffer<float> partial_;        // [n_lanes, n_kv_heads, n_parts, padded(live)]
     Buffer<float> key_rows_;       // [n_threads, 2, padded(head_dim)]

@@ -119,6 +119,38 @@ A2SF_INLINE constexpr size_t attention_scratch(size_t n_rows, size_t head_dim) {
 constexpr size_t kPeakMostRounds = size_t{1} << 19;
 constexpr size_t kPeakReadFloats = 8 * kMaxLanes;
 
+// K and V of one KV head as bfloat16 tiles (tiles.inl), high and low parts of each number.
+constexpr size_t kSlotsPerPack = 32;
+struct TileKv {
+    size_t slots;         // padded to kSlotsPerPack
+    size_t head_dim;      // a multiple of 32
+    uint16_t *k, *k_low;  // [slots / 16, head_dim / 32] right tiles
+    uint16_t *v, *v_low;  // [head_dim / 16, slots / 32] right tiles
+};
+
+// One accumulated score per slot: into[s] = decay * into[s] + sum over the queries i and heads g of
+// query_weight[i] * p[i, g, s]; decay 0 overwrites.
+constexpr size_t kMaxSums = 2;
+struct ScoreSum {
+    float *into;                // [live]
+    const float *query_weight;  // [n_queries]
+    float decay;
+};
+
+// An AttentionTile of at most kTiledRows rows over packed K and V, with its score sums. Of the tile
+// k, v, row_bytes, kv_format and p are not read; scratch: tiled_scratch(...) floats.
+constexpr size_t kTiledRows = 32;
+struct TiledAttention {
+    AttentionTile tile;
+    TileKv kv;
+    size_t n_sums;
+    ScoreSum sums[kMaxSums];
+};
+A2SF_INLINE constexpr size_t tiled_scratch(size_t slots, size_t head_dim) {
+    return kTiledRows * (slots + kMaxLanes) + kTiledRows * head_dim + slots +
+           kTiledRows * (head_dim + slots);
+}
+
 struct Kernels {
     const char *name;
 
@@ -153,6 +185,11 @@ struct Kernels {
     void (*kv_load)(int kv_format, const uint8_t *row, size_t n, float *x);
 
     void (*attention)(const AttentionTile &tile);
+    // Packs slots [first, first + kSlotsPerPack) of one KV head, zeros from live on; values
+    // [kSlotsPerPack, head_dim] is scratch. Both are null where there are no tiles.
+    void (*pack_slots)(int kv_format, const uint8_t *k, const uint8_t *v, size_t row_bytes,
+                       size_t live, size_t first, const TileKv &to, float *values);
+    void (*attend_tiles)(const TiledAttention &job);
     // into[s] = decay * into[s] + sum over rows r of weight[r] * p[r, s]; decay 0 overwrites.
     // p rows are padded(live) apart.
     void (*add_scores)(const float *p, size_t n_rows, const float *weight, size_t live, float decay,
