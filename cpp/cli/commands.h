@@ -11,5 +11,6 @@ using Arguments = std::span<const char *const>;
 void command_run(Arguments arguments);
 void command_inspect(Arguments arguments);
 void command_perplexity(Arguments arguments);
+void command_bench(Arguments arguments);
 
 }  // namespace a2sf::cli

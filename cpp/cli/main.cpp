@@ -29,6 +29,7 @@ constexpr Command kCommands[] = {
     {"run", "generate text from a prompt", command_run},
     {"inspect", "show what is in a GGUF file", command_inspect},
     {"perplexity", "score a text file", command_perplexity},
+    {"bench", "measure speed and memory", command_bench},
 };
 
 std::string main_help() {

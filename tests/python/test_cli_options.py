@@ -29,7 +29,7 @@ def test_help_lists_the_commands() -> None:
     done = a2sf("--help")
     assert done.returncode == 0
     assert done.stderr == ""
-    assert {"run", "inspect", "perplexity"} <= set(commands())
+    assert {"run", "inspect", "perplexity", "bench"} <= set(commands())
     assert a2sf("-h").stdout == done.stdout
 
 
@@ -54,6 +54,8 @@ def test_contracted_options_exist() -> None:
     assert set(option_names(a2sf("run", "--help").stdout)) >= SHARED | RUN
     perplexity = set(option_names(a2sf("perplexity", "--help").stdout))
     assert perplexity >= SHARED | {"--file", "--ctx", "--tokens"}
+    bench = set(option_names(a2sf("bench", "--help").stdout))
+    assert bench >= SHARED | {"--prompts", "--generate", "--depth", "--repetitions", "--output"}
     assert set(option_names(a2sf("inspect", "--help").stdout)) >= {"--model", "--json", "--tensors"}
 
 
@@ -113,6 +115,13 @@ def test_bad_value(option: str, value: str) -> None:
     assert "expected" in done.stderr
     assert "found" in done.stderr
     assert "Try 'a2sf run --help'" in done.stderr
+
+
+@pytest.mark.parametrize("option", BAD_VALUES)
+def test_bad_value_of_bench(option: str) -> None:
+    done = a2sf("bench", "-m", "/no/model", f"{option}={BAD_VALUES[option][0]}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"a2sf: {option}: ")
 
 
 @pytest.mark.parametrize("option", BAD_VALUES)

@@ -1,0 +1,157 @@
+#include "cli/bench_session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <span>
+
+#include "base/error.h"
+#include "cli/terminal.h"
+#include "engine/work.h"
+
+namespace a2sf::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kWarmUpTokens = 4;  // of a tg test
+constexpr size_t kWarmUpChunks = 2;  // of a pp test
+constexpr size_t kSlack = 8;         // a repetition may start up to depth / kSlack too deep
+
+using File = std::unique_ptr<std::FILE, void (*)(std::FILE *)>;
+
+File open_file(const char *path, const char *mode) {
+    return {std::fopen(path, mode), [](std::FILE *file) { std::fclose(file); }};
+}
+
+// The most memory the process has had resident since reset_peak_rss(); 0 where Linux does not say.
+size_t peak_rss_bytes() {
+    const File file = open_file("/proc/self/status", "r");
+    char line[256];
+    while (file != nullptr && std::fgets(line, sizeof(line), file.get()) != nullptr) {
+        unsigned long long n_kib = 0;
+        if (std::sscanf(line, "VmHWM: %llu kB", &n_kib) == 1) return n_kib << 10;
+    }
+    return 0;
+}
+
+// Lets the peak start anew (proc(5), clear_refs). Where that is not allowed it stays that of the
+// whole run.
+void reset_peak_rss() {
+    const File file = open_file("/proc/self/clear_refs", "w");
+    if (file != nullptr) std::fputs("5", file.get());
+}
+
+// The splitmix64 generator's i-th number (https://prng.di.unimi.it/splitmix64.c).
+uint64_t random_bits(uint64_t seed, uint64_t i) {
+    uint64_t z = seed + (i + 1) * 0x9e3779b97f4a7c15ULL;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+    return z ^ (z >> 31);
+}
+
+// Ids that occur in texts. All ids where the tokenizer knows no such ones.
+std::vector<int32_t> ordinary_ids(const Engine &engine) {
+    const size_t n_vocab = engine.model->config().n_vocab;
+    std::vector<int32_t> ids;
+    for (size_t i = 0; i < std::min(n_vocab, engine.tokenizer->n_vocab()); ++i) {
+        const auto id = static_cast<int32_t>(i);
+        const TokenType type = engine.tokenizer->token_type(id);
+        if (type == TokenType::Normal || type == TokenType::Byte) ids.push_back(id);
+    }
+    for (size_t i = 0; ids.empty() && i < n_vocab; ++i) ids.push_back(static_cast<int32_t>(i));
+    return ids;
+}
+
+std::string at_depth(const std::string &name, size_t depth) {
+    return str(name, " at depth ", grouped(depth));
+}
+
+}  // namespace
+
+BenchSession::BenchSession(const Engine &engine, uint64_t seed, size_t n_repetitions, bool quiet)
+    : engine_(engine),
+      seed_(seed),
+      n_repetitions_(n_repetitions),
+      quiet_(quiet),
+      ordinary_(ordinary_ids(engine)) {}
+
+Measurement BenchSession::measure(const SessionOptions &options, const BenchTest &test,
+                                  size_t depth) {
+    // Each depth has a session of its own, or a row would be measured where the one before ended.
+    const bool near = session_ && depth == depth_ && depth > 0;
+    if (!near || !can_continue(depth, test.n_tokens)) session_.reset();
+    depth_ = depth;
+    reset_peak_rss();
+    if (!session_) open(options, test, depth);
+    Measurement result;
+    for (size_t i = 0; i < n_repetitions_; ++i) {
+        const std::string what = at_depth(test.name(), depth);
+        start_at(depth, test.n_tokens, what);
+        const size_t kv_before = live_kv_bytes(session_->cache());
+        result.tokens_per_s.push_back(static_cast<double>(test.n_tokens) / feed(test, what));
+        // Linear between the two in a cache that grows, the same in one that is full.
+        const size_t kv_after = live_kv_bytes(session_->cache());
+        result.kv_bytes_per_token +=
+            static_cast<double>(kv_before + kv_after) / 2 / static_cast<double>(n_repetitions_);
+    }
+    result.kv_bytes = session_->cache().n_bytes();
+    result.kv_bytes_full = session_->cache().n_bytes_full(depth + test.n_tokens);
+    result.peak_rss_bytes = peak_rss_bytes();
+    return result;
+}
+
+// Reading a long text again for every repetition would take most of the time. The session goes on
+// from where it is if that is near the depth, or if it makes no difference there: a cache that has
+// reached its budget stays as large as it is.
+bool BenchSession::can_continue(size_t depth, size_t n_tokens) const {
+    const size_t at = session_->n_tokens();
+    if (at < depth) return false;
+    const EvictionConfig &config = session_->cache().config();
+    if (!config.evicts() && at + n_tokens > session_->model().config().n_ctx) return false;
+    return (config.evicts() && depth >= config.budget) || at - depth <= depth / kSlack;
+}
+
+// A session whose weights, activations and threads have been touched as the test will.
+void BenchSession::open(const SessionOptions &options, const BenchTest &test, size_t depth) {
+    session_ = std::make_unique<Session>(engine_.model, options);
+    session_->reserve(depth + depth / kSlack + test.n_tokens);
+    const size_t n_most = test.is_prompt ? kWarmUpChunks * options.batch : kWarmUpTokens;
+    feed({test.is_prompt, std::min(test.n_tokens, n_most)}, "Warming up");
+}
+
+// Brings the session to the depth, or leaves it where it is if that is near enough.
+void BenchSession::start_at(size_t depth, size_t n_tokens, const std::string &what) {
+    if (depth > 0 && can_continue(depth, n_tokens)) return;
+    session_->reset();
+    session_->reserve(depth + depth / kSlack + n_tokens);
+    if (depth > 0) feed({true, depth}, "Reading up to " + what);
+}
+
+// Reads the next tokens of the text as the test does; returns the seconds it took.
+double BenchSession::feed(const BenchTest &test, const std::string &what) {
+    const size_t n_tokens = test.n_tokens;
+    ids_.resize(n_tokens);
+    for (size_t i = 0; i < n_tokens; ++i) {
+        ids_[i] = ordinary_[random_bits(seed_, session_->n_tokens() + i) % ordinary_.size()];
+    }
+    ProgressBar bar(what, !quiet_);
+    const auto progress = [&](size_t n_done, size_t) {
+        bar.update(n_done, n_tokens);
+        return !interrupted();
+    };
+    const std::span<const int32_t> ids = ids_;
+    const Clock::time_point start = Clock::now();
+    if (test.is_prompt) {
+        session_->feed(ids, progress);
+    } else {
+        for (size_t i = 0; i < n_tokens && progress(i, n_tokens); ++i) {
+            session_->feed(ids.subspan(i, 1));
+        }
+    }
+    const double time_s = std::chrono::duration<double>(Clock::now() - start).count();
+    if (interrupted()) throw Interrupted();
+    return time_s;
+}
+
+}  // namespace a2sf::cli
