@@ -1,7 +1,7 @@
 #include "base/thread_pool.h"
 
+#include <pthread.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -30,15 +30,58 @@ void pause_cpu() {
 #endif
 }
 
+// How many forks lie between the first pool's process and this one: asking the system at every loop
+// would cost more than a small loop does.
+std::atomic<unsigned> forks{0};
+
+unsigned count_forks() {
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1); });
+    static_cast<void>(registered);
+    return forks.load();
+}
+
+// Tasks [begin, end) that are still to do, in one word so that owner and thieves agree.
+class alignas(64) TaskRange {
+  public:
+    void set(size_t begin, size_t end) {
+        word_.store(static_cast<uint64_t>(begin) << 32 | end, std::memory_order_relaxed);
+    }
+    bool take_first(size_t &task) {
+        return take([&](uint64_t begin, uint64_t end) {
+            task = begin;
+            return (begin + 1) << 32 | end;
+        });
+    }
+    bool take_last(size_t &task) {
+        return take([&](uint64_t begin, uint64_t end) {
+            task = end - 1;
+            return begin << 32 | (end - 1);
+        });
+    }
+
+  private:
+    template <typename Rest>
+    bool take(const Rest &rest) {
+        uint64_t word = word_.load(std::memory_order_relaxed);
+        for (;;) {
+            const uint64_t begin = word >> 32, end = word & 0xffffffffu;
+            if (begin >= end) return false;
+            if (word_.compare_exchange_weak(word, rest(begin, end), std::memory_order_relaxed)) {
+                return true;
+            }
+        }
+    }
+    std::atomic<uint64_t> word_{0};
+};
+
 }  // namespace
 
 struct ThreadPool::State {
     // One loop. Written by the caller before `generation` moves, read by workers after.
     Erased call = nullptr;
     const void *context = nullptr;
-    size_t n_tasks = 0;
+    std::vector<TaskRange> ranges;  // [n_threads]
 
-    alignas(64) std::atomic<size_t> next_task{0};
     alignas(64) std::atomic<size_t> n_working{0};
     alignas(64) std::atomic<uint64_t> generation{0};
     std::atomic<bool> stop{false};
@@ -48,19 +91,23 @@ struct ThreadPool::State {
     std::condition_variable wake;
     std::vector<std::thread> workers;
 
+    explicit State(size_t n_threads) : ranges(n_threads) {}
+
+    // A worker's own tasks in order, so that it reads memory in order, then the others' last.
     void take_tasks(size_t worker) {
-        for (;;) {
-            const size_t task = next_task.fetch_add(1, std::memory_order_relaxed);
-            if (task >= n_tasks) return;
-            call(context, task, worker);
+        size_t task = 0;
+        while (ranges[worker].take_first(task)) call(context, task, worker);
+        for (size_t i = 1; i < ranges.size(); ++i) {
+            TaskRange &other = ranges[(worker + i) % ranges.size()];
+            while (other.take_last(task)) call(context, task, worker);
         }
     }
 };
 
 ThreadPool::ThreadPool(size_t n_threads)
     : n_threads_(n_threads == 0 ? 1 : n_threads),
-      pid_(getpid()),
-      state_(std::make_unique<State>()) {
+      n_forks_(count_forks()),
+      state_(std::make_unique<State>(n_threads_)) {
     try {
         for (size_t worker = 1; worker < n_threads_; ++worker) {
             state_->workers.emplace_back([this, worker] { worker_loop(worker); });
@@ -73,7 +120,7 @@ ThreadPool::ThreadPool(size_t n_threads)
 }
 
 ThreadPool::~ThreadPool() {
-    if (getpid() == pid_) {
+    if (count_forks() == n_forks_) {
         stop();
     } else {
         // A fork has the handles of threads that do not exist in it: nothing to join or to wake.
@@ -110,7 +157,7 @@ void ThreadPool::worker_loop(size_t worker) {
 }
 
 void ThreadPool::run_erased(size_t n_tasks, Erased call, const void *context) {
-    if (n_threads_ > 1 && getpid() != pid_) {
+    if (n_threads_ > 1 && forks.load(std::memory_order_relaxed) != n_forks_) {
         throw Error(
             "threads: the process that made the session expected, found a fork of it; make "
             "a new session there");
@@ -122,8 +169,9 @@ void ThreadPool::run_erased(size_t n_tasks, Erased call, const void *context) {
     State &state = *state_;
     state.call = call;
     state.context = context;
-    state.n_tasks = n_tasks;
-    state.next_task.store(0, std::memory_order_relaxed);
+    for (size_t i = 0; i < n_threads_; ++i) {
+        state.ranges[i].set(n_tasks * i / n_threads_, n_tasks * (i + 1) / n_threads_);
+    }
     state.n_working.store(n_threads_ - 1, std::memory_order_relaxed);
     state.generation.fetch_add(1);
     if (state.n_sleeping.load() != 0) {

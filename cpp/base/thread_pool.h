@@ -19,8 +19,9 @@ class ThreadPool {
     size_t n_threads() const { return n_threads_; }
 
     // Calls body(task, worker) for every task in [0, n_tasks), worker in [0, n_threads()), and
-    // returns when all are done. Tasks are taken in order by whichever worker is free, so a task's
-    // result must not depend on which worker runs it. The body must not throw.
+    // returns when all are done. Each worker starts on an equal share of neighbouring tasks and,
+    // when done, takes what others have left, so a task's result must not depend on which worker
+    // runs it. n_tasks < 2^32. The body must not throw.
     template <typename Body>
     void run(size_t n_tasks, const Body &body) {
         run_erased(
@@ -40,7 +41,7 @@ class ThreadPool {
     void stop();
 
     size_t n_threads_;
-    int pid_;  // workers do not survive a fork
+    unsigned n_forks_;  // before the pool was made: workers do not survive a fork
     std::unique_ptr<State> state_;
 };
 
