@@ -128,91 +128,146 @@ A2SF_INLINE float largest_of_32(const float *x) {
     return maximum(largest);
 }
 
-// The nearest integer, ties to even, for magnitudes below 2^22. Plain C, so that every instruction
-// set rounds, sums and so chooses alike.
-A2SF_INLINE float nearest(float x) {
-    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
-    return x + kMagic - kMagic;
+// The nearest integer, ties to even, for magnitudes below 2^22. No operation here or below is
+// fused, so that every instruction set rounds, sums and so chooses alike.
+A2SF_INLINE F nearest(F x) {
+    const F magic = set1(12582912.0f);  // 1.5 * 2^23
+    return sub(add(x, magic), magic);
+}
+
+// Sum of all lanes: halves added until one is left.
+A2SF_INLINE float sum_of_halves(F a) {
+    if constexpr (kW == 4) {
+        float lanes[4];
+        store(lanes, a);
+        return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+    } else {
+        return sum(a);
+    }
 }
 
 // Sum of squared rounding errors of 32 floats quantised with this step. The order of the sum is
 // fixed: 16 lanes, then halves.
 A2SF_INLINE float rounding_error(const float *x, float inverse, float step) {
-    float error[16];
-    for (int i = 0; i < 16; ++i) {
-        const float low = x[i] - step * nearest(x[i] * inverse);
-        const float high = x[i + 16] - step * nearest(x[i + 16] * inverse);
-        error[i] = low * low + high * high;
+    const F by = set1(inverse), size = set1(step);
+    F error[16 / kW];
+    A2SF_UNROLL
+    for (size_t i = 0; i < 16 / kW; ++i) {
+        const F a = load(x + i * kW), b = load(x + i * kW + 16);
+        const F low = sub(a, mul(size, nearest(mul(a, by))));
+        const F high = sub(b, mul(size, nearest(mul(b, by))));
+        error[i] = add(mul(low, low), mul(high, high));
     }
-    for (int half = 8; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i) error[i] += error[i + half];
+    A2SF_UNROLL
+    for (size_t half = 8 / kW; half > 0; half /= 2) {
+        for (size_t i = 0; i < half; ++i) error[i] = add(error[i], error[i + half]);
     }
-    return error[0];
+    return sum_of_halves(error[0]);
+}
+
+// 0, or NaN if any of n floats, a multiple of 32, is not finite: what is no number must not vanish
+// in rounding.
+A2SF_INLINE float not_finite(const float *x, size_t n) {
+    const F zero = set1(0.0f);
+    F taint = zero, more = zero;
+    for (size_t i = 0; i < n; i += 2 * kW) {
+        taint = add(taint, mul(load(x + i), zero));
+        more = add(more, mul(load(x + i + kW), zero));
+    }
+    return sum(add(taint, more));
 }
 
 // The largest magnitude of a group becomes 127 with any of these divisors (rounding never exceeds
 // half a step). The one whose rounding errors happen to be smallest is taken: over 32 elements
 // that saves about 7 % of the error that quantising activations costs.
-constexpr float kDivisors[] = {127.4f, 126.6f, 125.8f};
-
-// Quantises 32 floats and returns the step. amax: their largest magnitude.
-A2SF_INLINE float quantize_32(const float *x, float amax, int8_t *q) {
-    float best_divisor = 0.0f, least = __builtin_inff();
-    for (const float divisor : kDivisors) {
-        const float error = rounding_error(x, divisor / amax, amax / divisor);
-        if (error < least) {
-            least = error;
-            best_divisor = divisor;
-        }
-    }
-    const float inverse = best_divisor / amax;
-    for (int i = 0; i < 32; ++i) q[i] = (int8_t)(int32_t)nearest(x[i] * inverse);
-    return amax / best_divisor;
-}
-
-// 0, or NaN if any of 32 floats is not finite: what is no number must not vanish in rounding.
-A2SF_INLINE float not_finite_of_32(const float *x) {
-    float taint = 0.0f;
-    for (int i = 0; i < 32; ++i) taint += x[i] * 0.0f;
-    return taint;
-}
+constexpr size_t kNDivisors = 3;
+constexpr float kDivisors[kNDivisors] = {127.4f, 126.6f, 125.8f};
 
 // Below this magnitude a group counts as zero: the inverse of its step would overflow.
 constexpr float kSmallestGroup = 1e-30f;
 
+// Groups whose divisions are made at once.
+constexpr size_t kGroupsAtOnce = 16;
+
+// Quantises n_groups <= kGroupsAtOnce groups of 32 floats. scale [n_groups].
+A2SF_INLINE void quantize_groups(const float *x, size_t n_groups, int8_t *q, float *scale) {
+    float amax[kGroupsAtOnce];
+    float inverse[kNDivisors][kGroupsAtOnce], step[kNDivisors][kGroupsAtOnce];
+    for (size_t g = 0; g < kGroupsAtOnce; ++g) amax[g] = 1.0f;
+    for (size_t g = 0; g < n_groups; ++g) amax[g] = largest_of_32(x + g * 32);
+    const bool finite = not_finite(x, n_groups * 32) == 0.0f;
+    for (size_t i = 0; i < kNDivisors; ++i) {
+        for (size_t g = 0; g < kGroupsAtOnce; g += kW) {
+            const F divisor = set1(kDivisors[i]), largest = load(amax + g);
+            store(inverse[i] + g, div(divisor, largest));
+            store(step[i] + g, div(largest, divisor));
+        }
+    }
+    for (size_t g = 0; g < n_groups; ++g) {
+        // Errors that overflow choose no divisor; the step is then infinite.
+        float by = 0.0f, size = __builtin_inff(), least = size;
+        A2SF_UNROLL
+        for (size_t i = 0; i < kNDivisors; ++i) {
+            const float error = rounding_error(x + g * 32, inverse[i][g], step[i][g]);
+            const bool better = error < least;
+            least = better ? error : least;
+            by = better ? inverse[i][g] : by;
+            size = better ? step[i][g] : size;
+        }
+        const bool zero = !(amax[g] > kSmallestGroup);
+        by = zero ? 0.0f : by;
+        scale[g] = zero ? 0.0f : size;
+        A2SF_UNROLL
+        for (size_t i = 0; i < 32; i += kW) {
+            store_bytes(q + g * 32 + i, round_i(mul(load(x + g * 32 + i), set1(by))));
+        }
+    }
+    for (size_t g = 0; g < n_groups && !finite; ++g) {
+        const float taint = not_finite(x + g * 32, 32);
+        if (taint == 0.0f) continue;
+        scale[g] = taint;
+        memset(q + g * 32, 0, 32);
+    }
+}
+
+// Sums of 4, 16 and 32 of 64 quantised activations, from column k on; row t of the others.
+A2SF_INLINE void sum_64(const QuantizedX &xq, size_t t, size_t k, bool lanes) {
+    constexpr int32_t kStart = kFlipWeights ? -128 : 0;
+    alignas(64) int8_t ones[4 * kW];
+    memset(ones, 1, sizeof ones);
+    alignas(64) int32_t fours[16];
+    for (size_t i = 0; i < 16; i += kW) {
+        const I sums = dot4(set1_i(0), load_panel(ones), load_x(xq.q + t * xq.cols + k + 4 * i));
+        memcpy(fours + i, &sums, sizeof sums);
+    }
+    const float *scale = xq.scale + (t * xq.cols + k) / 32;
+    int32_t sums[4];
+    for (size_t i = 0; i < 4; ++i) {
+        sums[i] = (fours[4 * i] + fours[4 * i + 1]) + (fours[4 * i + 2] + fours[4 * i + 3]);
+        xq.sum16[(t * xq.cols + k) / 16 + i] = scale[i / 2] * (float)sums[i];
+        xq.start16[(t * xq.cols + k) / 16 + i] = kStart * sums[i];
+    }
+    for (size_t i = 0; i < 2; ++i) {
+        const int32_t both = sums[2 * i] + sums[2 * i + 1];
+        xq.sum32[(t * xq.cols + k) / 32 + i] = scale[i] * (float)both;
+        xq.start32[(t * xq.cols + k) / 32 + i] = kStart * both;
+    }
+    if (!lanes) return;
+    for (size_t i = 0; i < 16; ++i) xq.lane_start[k / 4 + i] = kStart * fours[i];
+}
+
 void quantize_row(const float *x, size_t n, const QuantizedX &xq, size_t t, bool lanes) {
     int8_t *q = xq.q + t * xq.cols;
     float *scale = xq.scale + t * (xq.cols / 32);
-    float *sum16 = xq.sum16 + t * (xq.cols / 16);
-    float *sum32 = xq.sum32 + t * (xq.cols / 32);
-    int32_t *start16 = xq.start16 + t * (xq.cols / 16);
-    int32_t *start32 = xq.start32 + t * (xq.cols / 32);
-    constexpr int32_t kStart = kFlipWeights ? -128 : 0;
-    for (size_t g = 0; g < xq.cols / 32; ++g) {
-        int8_t *group = q + g * 32;
-        int32_t sums[2] = {0, 0};
-        scale[g] = 0.0f;
-        for (size_t i = 0; i < 32; ++i) group[i] = 0;
-        const float taint = g * 32 < n ? not_finite_of_32(x + g * 32) : 0.0f;
-        const float amax = g * 32 < n ? largest_of_32(x + g * 32) : 0.0f;
-        if (taint != 0.0f) {
-            scale[g] = taint;
-        } else if (amax > kSmallestGroup) {
-            scale[g] = quantize_32(x + g * 32, amax, group);
-            for (size_t i = 0; i < 16; ++i) sums[0] += group[i];
-            for (size_t i = 16; i < 32; ++i) sums[1] += group[i];
-        }
-        for (size_t half = 0; half < 2; ++half) {
-            sum16[2 * g + half] = scale[g] * (float)sums[half];
-            start16[2 * g + half] = kStart * sums[half];
-        }
-        sum32[g] = scale[g] * (float)(sums[0] + sums[1]);
-        start32[g] = kStart * (sums[0] + sums[1]);
+    for (size_t k = 0; k < n; k += 32 * kGroupsAtOnce) {
+        const size_t n_groups = n - k < 32 * kGroupsAtOnce ? (n - k) / 32 : kGroupsAtOnce;
+        quantize_groups(x + k, n_groups, q + k, scale + k / 32);
     }
-    if (!lanes) return;
-    for (size_t i = 0; i < xq.cols / 4; ++i) {
-        xq.lane_start[i] = kStart * (q[4 * i] + q[4 * i + 1] + q[4 * i + 2] + q[4 * i + 3]);
+    for (size_t k = n; k < xq.cols; k += 32) {
+        memset(q + k, 0, 32);
+        scale[k / 32] = 0.0f;
     }
+    for (size_t k = 0; k < xq.cols; k += kColsPad) sum_64(xq, t, k, lanes);
 }
 
 // Q8_0 with the inverse of the scale as stored, so that the stored half is the one that was used.

@@ -2,10 +2,12 @@
 #include "backend/cpu/simd_avx512.h"
 //
 #include "backend/cpu/kernels.inl"
+//
+#include "backend/cpu/matvec_avx512.inl"
 
 namespace a2sf {
 
-static constexpr Kernels kTable = make_table("avx512");
+static constexpr Kernels kTable = with_fused(make_table("avx512"));
 
 const Kernels &kernels_avx512() {
     return kTable;

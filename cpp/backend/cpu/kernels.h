@@ -61,6 +61,7 @@ struct MatmulTask {
     size_t row_bytes;
     size_t cols;  // a multiple of the format's block; of 32 when the format has groups
     size_t row_begin, row_end;
+    size_t between;  // matvec only: if not 0, also the rows 1, 2 and 3 times that many further on
     size_t m;
     const float *x;  // [m, cols], rows x_stride apart; read by plain formats only
     size_t x_stride;
@@ -118,6 +119,24 @@ A2SF_INLINE constexpr size_t attention_scratch(size_t n_rows, size_t head_dim) {
 
 constexpr size_t kPeakMostRounds = size_t{1} << 19;
 constexpr size_t kPeakReadFloats = 8 * kMaxLanes;
+
+// One query, the `group` query heads of one KV head, over a run of n slots that it all sees. Rows
+// of four heads lie side by side: p [group / 4, p_slots, 4].
+constexpr size_t kOneRows = 4;
+struct OneQuery {
+    const float *q;          // [group, head_dim]
+    size_t group, head_dim;  // head_dim: a multiple of kMaxLanes
+    float scale;
+    int kv_format;
+    const uint8_t *k, *v;  // [n] rows of row_bytes
+    size_t row_bytes;
+    size_t n;
+    size_t p_slots;  // padded(n) or more
+    float *p;        // out: exp(logit - top)
+    float *out;      // [group, head_dim]: sum of p * v
+    float *top;      // [group]: the highest logit
+    float *total;    // [group]: the sum of p
+};
 
 // K and V of one KV head as bfloat16 tiles (tiles.inl), high and low parts of each number.
 constexpr size_t kSlotsPerPack = 32;
@@ -185,6 +204,9 @@ struct Kernels {
     void (*kv_load)(int kv_format, const uint8_t *row, size_t n, float *x);
 
     void (*attention)(const AttentionTile &tile);
+    void (*attend_one)(const OneQuery &one);
+    // into[s] = decay * into[s] + sum over r < 4 of factor[r] * p[s, r]; decay 0 overwrites.
+    void (*add_one_scores)(const float *p, const float *factor, size_t n, float decay, float *into);
     // Packs slots [first, first + kSlotsPerPack) of one KV head, zeros from live on; values
     // [kSlotsPerPack, head_dim] is scratch. Both are null where there are no tiles.
     void (*pack_slots)(int kv_format, const uint8_t *k, const uint8_t *v, size_t row_bytes,

@@ -7,11 +7,11 @@
 namespace a2sf {
 namespace {
 
-// A panel (256 KiB) and the sums that wait for its next columns (256 KiB) stay in L2. Sums that
+// A panel (192 KiB) and the sums that wait for its next columns (192 KiB) stay in L2. Sums that
 // went back to y between panels would be rows a power of two apart, all in the same sets of the
 // cache.
 constexpr size_t kRunCols = 1024;
-constexpr size_t kRunRows = 128;
+constexpr size_t kRunRows = 96;
 constexpr size_t kRunTokens = 512;
 
 // Up to kRunRows weight rows by kRunCols columns.

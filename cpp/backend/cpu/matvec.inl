@@ -81,37 +81,58 @@ A2SF_INLINE float quantized_row(const MatmulTask &task, const uint8_t *row) {
     return sum(total);
 }
 
-template <typename F_>
-A2SF_INLINE float plain_row(const MatmulTask &task, const uint8_t *row) {
+// y[r] from the sum of row r.
+A2SF_INLINE void finish_row(const MatmulTask &task, size_t r, float total) {
+    if (task.bias != nullptr) total += task.bias[r];
+    task.y[r] = task.accumulate ? task.y[r] + total : total;
+}
+
+// kRows rows of a plain format, `between` rows apart from r on.
+template <typename F_, size_t kRows>
+A2SF_INLINE void plain_rows(const MatmulTask &task, size_t r, size_t between) {
     constexpr size_t kBytes = F_::kBlockBytes / F_::kBlock;
-    const size_t n = task.cols;
-    F s0 = set1(0.0f), s1 = s0, s2 = s0, s3 = s0;
+    const size_t n = task.cols, stride = between * task.row_bytes;
+    const uint8_t *w = task.w + r * task.row_bytes;
+    F even[kRows], odd[kRows];
+    A2SF_UNROLL for (size_t i = 0; i < kRows; ++i) even[i] = odd[i] = set1(0.0f);
     size_t k = 0;
-    for (; k + 4 * kW <= n; k += 4 * kW) {
-        const uint8_t *w = row + k * kBytes;
-        s0 = fma(load_plain<F_>(w), load(task.x + k), s0);
-        s1 = fma(load_plain<F_>(w + kW * kBytes), load(task.x + k + kW), s1);
-        s2 = fma(load_plain<F_>(w + 2 * kW * kBytes), load(task.x + k + 2 * kW), s2);
-        s3 = fma(load_plain<F_>(w + 3 * kW * kBytes), load(task.x + k + 3 * kW), s3);
+    for (; k + 2 * kW <= n; k += 2 * kW) {
+        const F first = load(task.x + k), second = load(task.x + k + kW);
+        A2SF_UNROLL for (size_t i = 0; i < kRows; ++i) {
+            const uint8_t *row = w + i * stride + k * kBytes;
+            even[i] = fma(load_plain<F_>(row), first, even[i]);
+            odd[i] = fma(load_plain<F_>(row + kW * kBytes), second, odd[i]);
+        }
     }
-    for (; k + kW <= n; k += kW) s0 = fma(load_plain<F_>(row + k * kBytes), load(task.x + k), s0);
-    float total = sum(add(add(s0, s1), add(s2, s3)));
-    for (; k < n; ++k) total += F_::decode(row + k * kBytes) * task.x[k];
-    return total;
+    for (size_t i = 0; i < kRows; ++i) {
+        const uint8_t *row = w + i * stride;
+        size_t tail = k;
+        if (tail + kW <= n) {
+            even[i] = fma(load_plain<F_>(row + tail * kBytes), load(task.x + tail), even[i]);
+            tail += kW;
+        }
+        float total = sum(add(even[i], odd[i]));
+        for (; tail < n; ++tail) total += F_::decode(row + tail * kBytes) * task.x[tail];
+        finish_row(task, r + i * between, total);
+    }
 }
 
 template <typename F_>
 void matvec(const MatmulTask &task) {
+    const size_t between = task.between;
     for (size_t r = task.row_begin; r < task.row_end; ++r) {
-        const uint8_t *row = task.w + r * task.row_bytes;
-        float total;
         if constexpr (F_::kGroup == 0) {
-            total = plain_row<F_>(task, row);
+            if (between != 0) {
+                plain_rows<F_, 4>(task, r, between);
+            } else {
+                plain_rows<F_, 1>(task, r, 0);
+            }
         } else {
-            total = quantized_row<F_>(task, row);
+            for (size_t i = 0; i < (between != 0 ? 4 : 1); ++i) {
+                const size_t row = r + i * between;
+                finish_row(task, row, quantized_row<F_>(task, task.w + row * task.row_bytes));
+            }
         }
-        if (task.bias != nullptr) total += task.bias[r];
-        task.y[r] = task.accumulate ? task.y[r] + total : total;
     }
 }
 
