@@ -86,6 +86,7 @@ void CpuBackend::attention(const AttentionArgs &args) {
     const KvSlots &slots = args.slots;
     const size_t m = args.q.rows, n_kv_heads = slots.n_kv_heads, n_lanes = args.lanes.size();
     if (m == 0) return;
+    if (is_one_query(args)) return attention_of_one(args);
     size_t longest = 0;
     for (size_t h = 0; h < n_kv_heads; ++h)
         longest = longest < args.live[h] ? args.live[h] : longest;

@@ -3,6 +3,9 @@
 // not depend on it. Owner: one session. Scratch grows when a larger shape is first seen.
 #pragma once
 
+#include <atomic>
+#include <vector>
+
 #include "backend/backend.h"
 #include "backend/cpu/kernels.h"
 #include "base/thread_pool.h"
@@ -58,6 +61,11 @@ class CpuBackend final : public Backend {
     void attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
                         size_t part, size_t worker);
     void add_parts(const AttentionArgs &args, const AttentionPlan &plan, size_t first, size_t last);
+    struct OnePlan;
+    static bool is_one_query(const AttentionArgs &args);
+    void attention_of_one(const AttentionArgs &args);
+    void attend_run(const AttentionArgs &args, const OnePlan &plan, size_t head, size_t index);
+    void join_runs(const AttentionArgs &args, const OnePlan &plan, size_t head);
     static bool fits_tiles(const AttentionArgs &args, size_t group);
     void attention_on_tiles(const AttentionArgs &args, AttentionPlan plan);
     void attend_part_on_tiles(const AttentionArgs &args, const AttentionPlan &plan,
@@ -70,7 +78,8 @@ class CpuBackend final : public Backend {
     Buffer<uint16_t> tiles_;       // one TileX, or one TileKv
     Buffer<float> attention_;      // [n_threads, an AttentionTile's scratch, p and weights]
     Buffer<float> partial_;        // [n_lanes, n_kv_heads, n_parts, padded(live)]
-    Buffer<float> key_rows_;       // [n_threads, 2, padded(head_dim)]
+    std::vector<std::atomic<size_t>> finished_;  // [n_kv_heads], runs of attention_of_one
+    Buffer<float> key_rows_;                     // [n_threads, 2, padded(head_dim)]
 };
 
 template <typename Body>

@@ -5,6 +5,8 @@
 #include "backend/cpu/float.inl"
 //
 #include "backend/cpu/attention.inl"
+//
+#include "backend/cpu/attention_one.inl"
 #include "backend/cpu/matvec.inl"
 //
 #include "backend/cpu/matmul.inl"
@@ -36,6 +38,8 @@ constexpr Kernels make_table(const char *name) {
     table.kv_load = kv_load;
     table.attention = attention;
     table.add_scores = add_scores;
+    table.attend_one = attend_one;
+    table.add_one_scores = add_one_scores;
     table.dot = dot_rows;
     table.add_scaled = add_scaled;
     table.peak_int8 = peak_int8;
