@@ -38,6 +38,35 @@ struct Weight {
     const void *data = nullptr;
 };
 
+enum class Activation { Silu, GeluTanh };
+
+// What a product multiplies: x [m, cols] itself, or what becomes of each row on the way.
+//   norm:  x / sqrt(mean(x^2) + eps) * norm            norm [cols]
+//   up:    act(x) * up                                 up like x
+// At most one of the two.
+struct Input {
+    Matrix<const float> x;
+    const float *norm = nullptr;
+    float eps = 0.0f;
+    Matrix<const float> up = {};
+    Activation act = Activation::Silu;
+
+    Input(Matrix<const float> the_x) : x(the_x) {}
+    Input(Matrix<float> the_x) : x(the_x) {}
+    static Input normed(Matrix<const float> x, const float *norm, float eps) {
+        Input input(x);
+        input.norm = norm;
+        input.eps = eps;
+        return input;
+    }
+    static Input gated(Matrix<const float> gate, Matrix<const float> up, Activation act) {
+        Input input(gate);
+        input.up = up;
+        input.act = act;
+        return input;
+    }
+};
+
 // y = x * w^T (+ bias) (+ y). x [m, w.cols], y [m, w.rows], bias [w.rows] or null.
 struct Product {
     const Weight *w = nullptr;
@@ -45,8 +74,6 @@ struct Product {
     Matrix<float> y;
     bool accumulate = false;
 };
-
-enum class Activation { Silu, GeluTanh };
 
 // Which elements of a head rotate together: (2i, 2i+1), or (i, i + n_rot/2).
 enum class RopeStyle { Interleaved, Halves };
@@ -100,6 +127,18 @@ struct MachinePeaks {
     double float_gflops = 0;  // the same of float multiply-adds
 };
 
+// For each KV head, which of the live slots with first_pos <= pos <= last_pos has the lowest score,
+// the oldest of equals; without scores, the oldest. At least one slot is in that range.
+struct LowestArgs {
+    const float *scores = nullptr;   // [n_kv_heads, capacity] or null
+    const int32_t *pos = nullptr;    // [n_kv_heads, capacity]
+    const uint32_t *live = nullptr;  // [n_kv_heads]
+    size_t n_kv_heads = 0;
+    size_t capacity = 0;
+    int32_t first_pos = 0;
+    int32_t last_pos = 0;
+};
+
 class Backend {
   public:
     virtual ~Backend() = default;
@@ -119,16 +158,13 @@ class Backend {
     virtual void embed(const Weight &table, std::span<const int32_t> ids, float scale,
                        Matrix<float> out) = 0;
 
-    // All products of one x; x is prepared (quantised) once for all of them.
-    virtual void matmul(Matrix<const float> x, std::span<const Product> products) = 0;
+    // All products of one input; it is prepared (normed or gated, quantised) once for all of them.
+    virtual void matmul(const Input &input, std::span<const Product> products) = 0;
 
     // Normalises every run of `width` elements in each row of x (width divides x.cols):
     // y = x / sqrt(mean(x^2) + eps) * weight (+ y). weight [width]. y may be x.
     virtual void rms_norm(Matrix<const float> x, size_t width, const float *weight, float eps,
                           Matrix<float> y, bool accumulate) = 0;
-
-    // gate <- act(gate) * up, same shapes.
-    virtual void gated(Activation act, Matrix<float> gate, Matrix<const float> up) = 0;
 
     // angles[i] = cos(pos[i] * frequency[j]) * magnitude for j < n_rot/2, then the sines likewise.
     // frequency [n_rot/2], host memory; angles [n_pos, n_rot].
@@ -148,12 +184,30 @@ class Backend {
 
     virtual void attention(const AttentionArgs &args) = 0;
 
+    // victim[h]: the position that leaves head h, or kNoVictim where a score is not a number and
+    // only the general way can tell. victim [n_kv_heads], host memory.
+    static constexpr int32_t kNoVictim = -1;
+    virtual void lowest(const LowestArgs &args, int32_t *victim) = 0;
+
     // similarity[h][s] = cosine of key s and the mean of head h's live keys (arXiv 2504.15364);
     // 0 where either has no length. live [n_kv_heads]; similarity [n_kv_heads, capacity].
     virtual void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) = 0;
 
     // Takes about two seconds and up to 1 GiB of memory for the time being.
     virtual MachinePeaks measure_peaks() = 0;
+
+    // Calls body(i) for every i < n on the host, on the backend's threads where it has some. A
+    // result must not depend on the thread; the body must not throw.
+    template <typename Body>
+    void each(size_t n, const Body &body) {
+        run_each(
+            n, [](const void *context, size_t i) { (*static_cast<const Body *>(context))(i); },
+            &body);
+    }
+
+  protected:
+    using Erased = void (*)(const void *context, size_t i);
+    virtual void run_each(size_t n, Erased call, const void *context) = 0;
 };
 
 }  // namespace a2sf

@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kMostPositions = (size_t{1} << 31) - 1;  // positions are 32-bit
 constexpr size_t kMostThreads = 1024;
+constexpr size_t kTileTokens = 16;
 
 void check(const SessionOptions &options, const Model &model) {
     options.eviction.validate();
@@ -132,7 +133,11 @@ void Session::run(std::span<const int32_t> ids, const LogitsSink *sink, const Pr
         const size_t m = std::min(options_.batch, ids.size() - done);
         std::iota(parts.pos.begin(), parts.pos.begin() + static_cast<ptrdiff_t>(m),
                   static_cast<int32_t>(n_tokens_));
-        const Chunk chunk{ids.subspan(done, m), {parts.pos.data(), m}, done + m == ids.size()};
+        const bool last = done + m == ids.size();
+        // A whole tile of tokens for the one that is wanted: what it gives must not depend on
+        // whether others were asked for.
+        const size_t n_outputs = sink != nullptr ? m : last ? std::min(m, kTileTokens) : 0;
+        const Chunk chunk{ids.subspan(done, m), {parts.pos.data(), m}, last, n_outputs};
         std::function<bool()> proceed;
         if (progress) proceed = [&] { return progress(done, ids.size()); };
         broken_ = true;

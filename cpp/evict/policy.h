@@ -35,6 +35,10 @@ struct HeadView {
     std::span<const float> similarity;
 };
 
+// Where a policy's ranks come from. What is not its own needs no call of rank(): a decoding step
+// then looks for the lowest score, or the oldest token, where they lie.
+enum class Ranking { Score, Age, Own };
+
 // Stateless and immortal: one instance each, listed in evict/registry.h.
 class Policy {
   public:
@@ -50,6 +54,7 @@ class Policy {
     virtual size_t n_lanes() const { return 1; }
     virtual bool needs_similarity() const { return false; }
     virtual bool uses_window() const { return false; }
+    virtual Ranking ranking() const { return Ranking::Score; }
     // True when rank() already applies scope and pooling (select.h's spread_ranks).
     virtual bool spreads_itself() const { return false; }
 
@@ -60,7 +65,8 @@ class Policy {
                                 std::span<float> weight) const;
 
     // rank[h][i] of the i-th oldest token of head h; the lowest goes first, the older on a tie.
-    // heads: all KV heads of one layer. rank: [n_kv_heads, >= live]. Default: lane 0 as it is.
+    // heads: all KV heads of one layer. rank: [n_kv_heads, >= live]. Default: lane 0 as it is. One
+    // that differs from the default must say so in ranking().
     virtual void rank(const EvictionConfig &config, std::span<const HeadView> heads,
                       Matrix<float> rank) const;
 };

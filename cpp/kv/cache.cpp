@@ -19,6 +19,7 @@ Cache::Cache(Backend &backend, const CacheShape &shape)
       shape_(shape),
       heads_(shape.n_layers * shape.n_kv_heads),
       live_(shape.n_kv_heads),
+      victim_(shape.n_kv_heads),
       views_(shape.n_kv_heads) {
     config_.policy = &find_policy("full");
 }
@@ -77,7 +78,7 @@ void Cache::reserve(size_t capacity) {
     aged_similarity_ = Buffer<float>(step, "eviction scratch");
     rank_ = Buffer<float>(step, "eviction scratch");
     rank_scratch_ = Buffer<float>(capacity, "eviction scratch");
-    victims_ = Buffer<uint32_t>(2 * capacity, "eviction scratch");
+    victims_ = Buffer<uint32_t>(2 * step, "eviction scratch");
 }
 
 void Cache::clear() {
@@ -178,18 +179,67 @@ void Cache::evict(size_t layer) {
         most_live = std::max(most_live, live(layer, head));
     if (!config_.evicts() || most_live <= config_.budget) return;
 
+    if (most_live == config_.budget + 1 && evict_one_each(layer)) return;
+
     gather_views(layer);
     const Matrix<float> rank(rank_.data(), n_heads, capacity_);
     config_.policy->rank(config_, views_, rank);
     spread_ranks(config_, *config_.policy, views_, rank, rank_scratch_.span());
     for (size_t head = 0; head < n_heads; ++head) {
-        const size_t n_live = live(layer, head);
-        if (n_live <= config_.budget) continue;
-        const std::span<uint32_t> victims(victims_.data(), n_live - config_.budget);
-        select_victims({rank.row(head), n_live}, unprotected(config_, views_[head].pos), victims,
-                       {victims_.data() + capacity_, capacity_});
-        remove(layer, head, victims);
+        n_evicted_ += std::max(live(layer, head), config_.budget) - config_.budget;
     }
+    backend_.each(n_heads, [&](size_t head) {
+        const size_t n_live = live(layer, head);
+        if (n_live <= config_.budget) return;
+        uint32_t *scratch = victims_.data() + head * 2 * capacity_;
+        const std::span<uint32_t> victims(scratch, n_live - config_.budget);
+        select_victims({rank.row(head), n_live}, unprotected(config_, views_[head].pos), victims,
+                       {scratch + capacity_, capacity_});
+        remove(layer, head, victims);
+    });
+}
+
+// The steady state of decoding: one token too many in each head, and ranks that can be read where
+// they lie. False where that does not hold.
+bool Cache::evict_one_each(size_t layer) {
+    const size_t n_heads = shape_.n_kv_heads;
+    const Ranking ranking = config_.policy->ranking();
+    if (ranking == Ranking::Own || config_.pooling > 1 || config_.scope == Scope::Layer) {
+        return false;
+    }
+    int32_t newest = 0;
+    for (size_t head = 0; head < n_heads; ++head) {
+        live_[head] = heads_[head_index(layer, head)].live;
+        if (live_[head] != config_.budget + 1) return false;
+        const size_t base = slot_index(layer, head);
+        newest = pos_[base + order_[base + live_[head] - 1]];
+    }
+    LowestArgs args;
+    args.scores = ranking == Ranking::Score ? score_row(layer, 0, 0) : nullptr;
+    args.pos = pos_.data() + slot_index(layer, 0);
+    args.live = live_.data();
+    args.n_kv_heads = n_heads;
+    args.capacity = capacity_;
+    args.first_pos = static_cast<int32_t>(std::min<size_t>(config_.n_sinks, INT32_MAX));
+    args.last_pos = newest - static_cast<int32_t>(config_.n_recent);
+    backend_.lowest(args, victim_.data());
+    for (const int32_t pos : victim_) {
+        if (pos == Backend::kNoVictim) return false;
+    }
+    for (size_t head = 0; head < n_heads; ++head) remove_pos(layer, head, victim_[head]);
+    n_evicted_ += n_heads;
+    return true;
+}
+
+void Cache::remove_pos(size_t layer, size_t head, int32_t pos) {
+    Head &state = heads_[head_index(layer, head)];
+    const size_t base = slot_index(layer, head);
+    uint32_t *first = order_.data() + base, *last = first + state.live;
+    uint32_t *at = std::lower_bound(
+        first, last, pos, [&](uint32_t slot, int32_t p) { return pos_[base + slot] < p; });
+    holes_[base + state.n_holes++] = *at;
+    std::copy(at + 1, last, at);
+    --state.live;
 }
 
 void Cache::gather_views(size_t layer) {
@@ -234,7 +284,6 @@ void Cache::remove(size_t layer, size_t head, std::span<const uint32_t> victims)
         }
     }
     state.live = static_cast<uint32_t>(kept);
-    n_evicted_ += victims.size();
 }
 
 std::vector<int32_t> Cache::positions(size_t layer, size_t head) const {

@@ -74,6 +74,8 @@ class Cache {
     void append_head(size_t layer, size_t head, int32_t first_pos, size_t m, uint32_t *slot);
     void close_holes(size_t layer, size_t head);
     void move_slot(size_t layer, size_t head, uint32_t from, uint32_t to);
+    bool evict_one_each(size_t layer);
+    void remove_pos(size_t layer, size_t head, int32_t pos);
     void gather_views(size_t layer);
     size_t slot_index(size_t layer, size_t head) const {
         return head_index(layer, head) * capacity_;
@@ -108,7 +110,8 @@ class Cache {
     Buffer<float> aged_similarity_;  // [n_kv_heads, capacity], oldest first
     Buffer<float> rank_;             // [n_kv_heads, capacity]
     Buffer<float> rank_scratch_;     // [capacity]
-    Buffer<uint32_t> victims_;       // [2, capacity]: victims, selection scratch
+    Buffer<uint32_t> victims_;       // [n_kv_heads, 2, capacity]: victims, selection scratch
+    std::vector<int32_t> victim_;    // [n_kv_heads], positions
     std::vector<HeadView> views_;    // [n_kv_heads]
 };
 

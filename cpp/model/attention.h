@@ -13,6 +13,7 @@ struct Chunk {
     std::span<const int32_t> ids;  // [m]
     std::span<const int32_t> pos;  // [m], consecutive
     bool ends_prompt = true;       // PromptMode::Full evicts after this chunk
+    size_t n_outputs = 0;          // of how many tokens, the last ones, logits may be asked
 
     size_t size() const { return ids.size(); }
 };

@@ -8,6 +8,14 @@
 
 namespace a2sf {
 
+namespace {
+
+Matrix<float> last_rows(Matrix<float> x, size_t n) {
+    return {x.row(x.rows - n), n, x.cols, x.stride};
+}
+
+}  // namespace
+
 void Decoder::forward(const Chunk &chunk, Cache &cache, const std::function<bool()> &proceed) {
     const Config &config = model_.config();
     const size_t m = chunk.size();
@@ -22,24 +30,27 @@ void Decoder::forward(const Chunk &chunk, Cache &cache, const std::function<bool
     }
     for (size_t layer = 0; layer < config.n_layers; ++layer) {
         if (proceed && !proceed()) throw Interrupted();
-        attention_block(layer, chunk, cache, x);
-        ffn_block(model_.layers()[layer], x);
+        // Behind the last attention only the tokens whose logits are wanted matter.
+        const bool last = layer + 1 == config.n_layers;
+        const Matrix<float> rest = last ? last_rows(x, chunk.n_outputs) : x;
+        attention_block(layer, chunk, cache, x, rest);
+        ffn_block(model_.layers()[layer], rest);
     }
 }
 
-void Decoder::attention_block(size_t layer, const Chunk &chunk, Cache &cache, Matrix<float> x) {
+// Adds what attention makes of x to the rows of `rest`, the last ones of x.
+void Decoder::attention_block(size_t layer, const Chunk &chunk, Cache &cache, Matrix<float> x,
+                              Matrix<float> rest) {
     const Config &config = model_.config();
     const LayerWeights &w = model_.layers()[layer];
     const size_t m = chunk.size();
-    const Matrix<float> normed = view(normed_, m, config.dim);
     const Matrix<float> q = view(q_, m, config.q_dim());
     const Matrix<float> k = view(k_, m, config.kv_dim());
     const Matrix<float> v = view(v_, m, config.kv_dim());
     const Matrix<float> attended = view(attended_, m, config.q_dim());
 
-    backend_.rms_norm(x, config.dim, w.attn_norm, config.norm_eps, normed, false);
     const Product qkv[] = {{&w.q, w.q_bias, q}, {&w.k, w.k_bias, k}, {&w.v, w.v_bias, v}};
-    backend_.matmul(normed, qkv);
+    backend_.matmul(Input::normed(x, w.attn_norm, config.norm_eps), qkv);
     if (w.q_norm != nullptr) {
         backend_.rms_norm(q, config.head_dim, w.q_norm, config.norm_eps, q, false);
         backend_.rms_norm(k, config.head_dim, w.k_norm, config.norm_eps, k, false);
@@ -54,45 +65,44 @@ void Decoder::attention_block(size_t layer, const Chunk &chunk, Cache &cache, Ma
     attend(backend_, config, layer, chunk, q, k, v, cache, attended);
 
     if (w.attn_post_norm == nullptr) {
-        const Product out[] = {{&w.o, w.o_bias, x, true}};
-        backend_.matmul(attended, out);
+        const Product out[] = {{&w.o, w.o_bias, rest, true}};
+        backend_.matmul(last_rows(attended, rest.rows), out);
     } else {
-        const Product out[] = {{&w.o, w.o_bias, normed}};
-        backend_.matmul(attended, out);
-        backend_.rms_norm(normed, config.dim, w.attn_post_norm, config.norm_eps, x, true);
+        const Matrix<float> added = view(added_, rest.rows, config.dim);
+        const Product out[] = {{&w.o, w.o_bias, added}};
+        backend_.matmul(last_rows(attended, rest.rows), out);
+        backend_.rms_norm(added, config.dim, w.attn_post_norm, config.norm_eps, rest, true);
     }
 }
 
 void Decoder::ffn_block(const LayerWeights &w, Matrix<float> x) {
     const Config &config = model_.config();
-    const Matrix<float> normed = view(normed_, x.rows, config.dim);
     const Matrix<float> gate = view(gate_, x.rows, config.hidden_dim);
     const Matrix<float> up = view(up_, x.rows, config.hidden_dim);
 
-    backend_.rms_norm(x, config.dim, w.ffn_norm, config.norm_eps, normed, false);
     const Product gate_up[] = {{&w.gate, nullptr, gate}, {&w.up, nullptr, up}};
-    backend_.matmul(normed, gate_up);
-    backend_.gated(config.activation, gate, up);
+    backend_.matmul(Input::normed(x, w.ffn_norm, config.norm_eps), gate_up);
+
+    const Input hidden = Input::gated(gate, up, config.activation);
 
     if (w.ffn_post_norm == nullptr) {
         const Product down[] = {{&w.down, nullptr, x, true}};
-        backend_.matmul(gate, down);
+        backend_.matmul(hidden, down);
     } else {
-        const Product down[] = {{&w.down, nullptr, normed}};
-        backend_.matmul(gate, down);
-        backend_.rms_norm(normed, config.dim, w.ffn_post_norm, config.norm_eps, x, true);
+        const Matrix<float> added = view(added_, x.rows, config.dim);
+        const Product down[] = {{&w.down, nullptr, added}};
+        backend_.matmul(hidden, down);
+        backend_.rms_norm(added, config.dim, w.ffn_post_norm, config.norm_eps, x, true);
     }
 }
 
 std::span<const float> Decoder::logits(size_t first, size_t n) {
     const Config &config = model_.config();
     const Matrix<float> x(view(x_, first + n, config.dim).row(first), n, config.dim);
-    const Matrix<float> normed = view(normed_, n, config.dim);
     const Matrix<float> logits = view(logits_, n, config.n_vocab);
 
-    backend_.rms_norm(x, config.dim, model_.output_norm(), config.norm_eps, normed, false);
     const Product output[] = {{&model_.output(), nullptr, logits}};
-    backend_.matmul(normed, output);
+    backend_.matmul(Input::normed(x, model_.output_norm(), config.norm_eps), output);
     backend_.copy_to_host(host_logits_.data(), logits.data, n * config.n_vocab * sizeof(float));
     for (size_t i = 0; config.logit_scale != 1.0f && i < n * config.n_vocab; ++i) {
         host_logits_[i] *= config.logit_scale;
@@ -107,7 +117,7 @@ Decoder::Decoder(const Model &model, Backend &backend, size_t batch)
         return backend.allocate(rows * cols * sizeof(float), "activations");
     };
     x_ = floats(batch, config.dim);
-    normed_ = floats(batch, config.dim);
+    if (model.layers()[0].attn_post_norm != nullptr) added_ = floats(batch, config.dim);
     q_ = floats(batch, config.q_dim());
     k_ = floats(batch, config.kv_dim());
     v_ = floats(batch, config.kv_dim());
@@ -124,7 +134,7 @@ Decoder::Decoder(const Model &model, Backend &backend, size_t batch)
 
 size_t Decoder::n_bytes() const {
     size_t total = host_logits_.n_bytes();
-    for (const auto *memory : {&x_, &normed_, &q_, &k_, &v_, &attended_, &gate_, &up_, &angles_,
+    for (const auto *memory : {&x_, &added_, &q_, &k_, &v_, &attended_, &gate_, &up_, &angles_,
                                &local_angles_, &logits_}) {
         if (*memory) total += (*memory)->n_bytes();
     }

@@ -36,14 +36,15 @@ class Decoder {
                        size_t cols) const {
         return {static_cast<float *>(memory->data()), rows, cols};
     }
-    void attention_block(size_t layer, const Chunk &chunk, Cache &cache, Matrix<float> x);
+    void attention_block(size_t layer, const Chunk &chunk, Cache &cache, Matrix<float> x,
+                         Matrix<float> rest);
     void ffn_block(const LayerWeights &w, Matrix<float> x);
 
     const Model &model_;
     Backend &backend_;
     size_t logit_rows_;
     std::unique_ptr<DeviceMemory> x_;             // [batch, dim], the residual stream
-    std::unique_ptr<DeviceMemory> normed_;        // [batch, dim]
+    std::unique_ptr<DeviceMemory> added_;         // [batch, dim], where it is normed once more
     std::unique_ptr<DeviceMemory> q_;             // [batch, q_dim]
     std::unique_ptr<DeviceMemory> k_;             // [batch, kv_dim]
     std::unique_ptr<DeviceMemory> v_;             // [batch, kv_dim]

@@ -83,12 +83,11 @@ TEST_CASE("backend: embeddings of every weight type") {
     }
 }
 
-TEST_CASE("backend: rms_norm by heads, gated and rope respect strides, for any thread count") {
+TEST_CASE("backend: rms_norm by heads and rope respect strides, for any thread count") {
     for (const Kernels *kernels : usable_kernels()) {
         const size_t m = 70, width = 20, cols = 3 * width, stride = cols + 5;
         Rng rng(22);
         const std::vector<float> x = random_floats(rng, m * stride);
-        const std::vector<float> up = random_floats(rng, m * stride);
         const std::vector<float> weight = random_floats(rng, width);
         const std::vector<float> angles = random_floats(rng, m * 12);
         std::vector<float> first;
@@ -97,8 +96,6 @@ TEST_CASE("backend: rms_norm by heads, gated and rope respect strides, for any t
             std::vector<float> y = x;
             const Matrix<float> view{y.data(), m, cols, stride};
             backend.rms_norm(view, width, weight.data(), 1e-6f, view, false);
-            backend.gated(Activation::GeluTanh, view, {up.data(), m, cols, stride});
-            backend.gated(Activation::Silu, view, {up.data(), m, cols, stride});
             for (const RopeStyle style : {RopeStyle::Halves, RopeStyle::Interleaved}) {
                 backend.rope(style, width, {angles.data(), m, 12}, view);
             }
@@ -111,10 +108,7 @@ TEST_CASE("backend: rms_norm by heads, gated and rope respect strides, for any t
             // The second row's second head alone gives the same.
             std::vector<float> head(x.begin() + stride + width, x.begin() + stride + 2 * width);
             const Matrix<float> one{head.data(), 1, width};
-            const float *factor = up.data() + stride + width;
             backend.rms_norm(one, width, weight.data(), 1e-6f, one, false);
-            backend.gated(Activation::GeluTanh, one, {factor, 1, width});
-            backend.gated(Activation::Silu, one, {factor, 1, width});
             for (const RopeStyle style : {RopeStyle::Halves, RopeStyle::Interleaved}) {
                 backend.rope(style, width, {angles.data() + 12, 1, 12}, one);
             }
@@ -210,7 +204,48 @@ TEST_CASE("backend: one call of several products, types mixed") {
                 }
                 CHECK(yb[t * (rows_b + 1) + rows_b] == 4.0f);
             }
-            backend.matmul(view, {});
+            backend.matmul(view, std::span<const Product>());
+        }
+    }
+}
+
+TEST_CASE("backend: a normed or gated input is the product of the rows made beforehand") {
+    Rng rng(24);
+    const size_t cols = 160, rows = 21, stride = cols + 3;
+    for (const WeightType &type : weight_types()) {
+        if (cols % type.block != 0) continue;
+        CAPTURE(std::string(type.name));
+        const std::vector<uint8_t> bytes = random_blocks(rng, type, rows * cols);
+        const Weight w{&type, rows, cols, bytes.data()};
+        for (const size_t m : {1, 2, 37}) {
+            const std::vector<float> x = random_floats(rng, m * stride);
+            const std::vector<float> up = random_floats(rng, m * stride);
+            const std::vector<float> norm = random_floats(rng, cols);
+            const Matrix<const float> view{x.data(), m, cols, stride};
+            const Matrix<const float> factor{up.data(), m, cols, stride};
+            for (const Kernels *kernels : usable_kernels()) {
+                CAPTURE(std::string(kernels->name));
+                CpuBackend backend(*kernels, 2);
+                const auto product_of = [&](const Input &input) {
+                    std::vector<float> y(m * rows);
+                    const Product product = {&w, nullptr, {y.data(), m, rows}, false};
+                    backend.matmul(input, {&product, 1});
+                    return y;
+                };
+                std::vector<float> normed(m * cols), silu(m * cols), gelu(m * cols);
+                for (size_t t = 0; t < m; ++t) {
+                    const float *row = view.row(t), *by = factor.row(t);
+                    kernels->rms_norm(row, norm.data(), cols, 1e-5f, &normed[t * cols], false);
+                    kernels->silu_gated(row, by, cols, &silu[t * cols]);
+                    kernels->gelu_gated(row, by, cols, &gelu[t * cols]);
+                }
+                const auto plain = [&](const std::vector<float> &made) {
+                    return product_of(Matrix<const float>(made.data(), m, cols));
+                };
+                CHECK(product_of(Input::normed(view, norm.data(), 1e-5f)) == plain(normed));
+                CHECK(product_of(Input::gated(view, factor, Activation::Silu)) == plain(silu));
+                CHECK(product_of(Input::gated(view, factor, Activation::GeluTanh)) == plain(gelu));
+            }
         }
     }
 }

@@ -312,3 +312,33 @@ TEST_CASE("key_similarity: cosine with the mean key, 0 where there is no length"
         }
     }
 }
+
+TEST_CASE("lowest: the lowest score within the range leaves, the oldest of equals") {
+    for (const Kernels *kernels : usable_kernels()) {
+        CAPTURE(std::string(kernels->name));
+        Rng rng(15);
+        for (size_t n = 1; n < 70; ++n) {
+            CAPTURE(n);
+            std::vector<int32_t> pos(n);
+            std::iota(pos.begin(), pos.end(), 10);
+            std::shuffle(pos.begin(), pos.end(), rng);
+            std::vector<float> scores(n);
+            for (float &score : scores) score = static_cast<float>(rng() % 5);
+            const int32_t first = 10 + static_cast<int32_t>(rng() % n);
+            const int32_t last = first + static_cast<int32_t>(rng() % n);
+            int32_t expected = -1;
+            float least = 1e9f;
+            for (int32_t p = first; p <= last; ++p) {
+                const auto at = std::find(pos.begin(), pos.end(), p) - pos.begin();
+                if (static_cast<size_t>(at) == n || scores[at] >= least) continue;
+                least = scores[at];
+                expected = p;
+            }
+            CHECK(kernels->lowest_pos(scores.data(), pos.data(), n, first, last) == expected);
+            CHECK(kernels->lowest_pos(nullptr, pos.data(), n, first, last) == first);
+            scores[rng() % n] = NAN;
+            CHECK(kernels->lowest_pos(scores.data(), pos.data(), n, first, last) ==
+                  Backend::kNoVictim);
+        }
+    }
+}

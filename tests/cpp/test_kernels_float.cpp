@@ -92,8 +92,8 @@ TEST_CASE("kernels: gated activations") {
         for (size_t n = 0; n <= kLongest; ++n) {
             const std::vector<float> x = random_floats(rng, n, 5.0f), up = random_floats(rng, n);
             Row silu(x), gelu(x), factor(up);
-            kernels->silu_gated(silu.data(), factor.data(), n);
-            kernels->gelu_gated(gelu.data(), factor.data(), n);
+            kernels->silu_gated(silu.data(), factor.data(), n, silu.data());
+            kernels->gelu_gated(gelu.data(), factor.data(), n, gelu.data());
             for (size_t i = 0; i < n; ++i) {
                 const double size = std::fabs(static_cast<double>(x[i]) * up[i]) + 1e-30;
                 const double a = x[i], t = std::sqrt(2.0 / M_PI) * (a + 0.044715 * a * a * a);
@@ -107,7 +107,7 @@ TEST_CASE("kernels: gated activations") {
         }
         float extreme[4] = {200.0f, -200.0f, 0.0f, -88.5f};
         const float ones[4] = {1.0f, 1.0f, 1.0f, 1.0f};
-        kernels->silu_gated(extreme, ones, 4);
+        kernels->silu_gated(extreme, ones, 4, extreme);
         CHECK(extreme[0] == 200.0f);
         CHECK(std::fabs(extreme[1]) < 1e-30f);
         CHECK(extreme[2] == 0.0f);

@@ -121,7 +121,7 @@ TEST_CASE("kernels: products of every weight type") {
                         std::vector<float> y = old, z = old;
                         Product products[2] = {{&w, nullptr, {y.data(), m, rows}, false},
                                                {&w, bias.data(), {z.data(), m, rows}, true}};
-                        backend.matmul({x.data(), m, cols}, products);
+                        backend.matmul(Matrix<const float>(x.data(), m, cols), products);
                         std::vector<double> first(m * rows, 0.0);
                         check_product(truth, form, x, m, first, y.data());
                         for (size_t i = 0; i < first.size(); ++i) {
@@ -153,8 +153,8 @@ TEST_CASE("kernels: integer products are exact up to float sums") {
             std::vector<float> y(m * rows), y1(rows);
             const Product product = {&w, nullptr, {y.data(), m, rows}, false};
             const Product single = {&w, nullptr, {y1.data(), 1, rows}, false};
-            backend.matmul({x.data(), m, cols}, {&product, 1});
-            backend.matmul({x.data(), 1, cols}, {&single, 1});
+            backend.matmul(Matrix<const float>(x.data(), m, cols), {&product, 1});
+            backend.matmul(Matrix<const float>(x.data(), 1, cols), {&single, 1});
             double worst = 0.0, worst1 = 0.0;
             for (size_t t = 0; t < m; ++t) {
                 for (size_t r = 0; r < rows; ++r) {
@@ -197,9 +197,9 @@ TEST_CASE("kernels: a row of a batch is the same for any batch and any number of
                 const Product product = {&w, nullptr, {y.data(), m, rows}, false};
                 const Product small = {&w, nullptr, {part.data(), 7, rows}, false};
                 const Product one = {&w, nullptr, {y1.data(), 1, rows}, false};
-                backend.matmul({x.data(), m, cols}, {&product, 1});
-                backend.matmul({x.data() + 5 * cols, 7, cols}, {&small, 1});
-                backend.matmul({x.data(), 1, cols}, {&one, 1});
+                backend.matmul(Matrix<const float>(x.data(), m, cols), {&product, 1});
+                backend.matmul(Matrix<const float>(x.data() + 5 * cols, 7, cols), {&small, 1});
+                backend.matmul(Matrix<const float>(x.data(), 1, cols), {&one, 1});
                 if (n_threads == 1) {
                     whole = y;
                     single = y1;

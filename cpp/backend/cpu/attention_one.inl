@@ -1,6 +1,7 @@
 // Attention of one query, the step of decoding: the query heads of one KV head over a run of slots.
 // K and V are read once for all heads of the group, in the form in which they are stored. Runs are
-// joined by the backend (cpu_attention_one.cpp). Included by kernels.inl, after attention.inl.
+// joined by the backend (cpu_attention_one.cpp). Also: which slot a
+// decoding step evicts. Included by kernels.inl, after attention.inl.
 
 namespace a2sf {
 namespace {
@@ -157,6 +158,37 @@ void add_one_scores(const float *p, const float *factor, size_t n, float decay, 
             (row[0] * factor[0] + row[1] * factor[1]) + (row[2] * factor[2] + row[3] * factor[3]);
         into[s] = decay == 0.0f ? sum : decay * into[s] + sum;
     }
+}
+
+int32_t lowest_pos(const float *scores, const int32_t *pos, size_t n, int32_t first, int32_t last) {
+    float lowest = 0.0f;
+    if (scores != nullptr) {
+        const I low = set1_i(first - 1), high = set1_i(last);
+        F top = set1(-__builtin_inff()), taint = set1(0.0f);
+        size_t s = 0;
+        for (; s + kW <= n; s += kW) {
+            const F score = load(scores + s);
+            taint = fma(score, set1(0.0f), taint);
+            top = max(visible(sub(set1(0.0f), score), load_i(pos + s), low, high), top);
+        }
+        float highest = maximum(top), rest = sum(taint);
+        for (; s < n; ++s) {
+            rest += scores[s] * 0.0f;
+            const bool inside = pos[s] >= first && pos[s] <= last;
+            if (inside && -scores[s] > highest) highest = -scores[s];
+        }
+        if (rest != 0.0f) return -1;
+        lowest = -highest;
+    }
+    // As numbers, not branches: compilers turn this into vectors.
+    int32_t oldest = INT32_MAX;
+    for (size_t s = 0; s < n; ++s) {
+        const bool leaves = pos[s] >= first && pos[s] <= last;
+        const bool equal = scores == nullptr || scores[s] == lowest;
+        const int32_t candidate = leaves && equal ? pos[s] : INT32_MAX;
+        oldest = candidate < oldest ? candidate : oldest;
+    }
+    return oldest;
 }
 
 }  // namespace

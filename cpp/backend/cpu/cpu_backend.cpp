@@ -75,13 +75,6 @@ void CpuBackend::rms_norm(Matrix<const float> x, size_t width, const float *weig
     });
 }
 
-void CpuBackend::gated(Activation act, Matrix<float> gate, Matrix<const float> up) {
-    const auto kernel = act == Activation::Silu ? kernels_.silu_gated : kernels_.gelu_gated;
-    split(gate.rows, gate.cols * 4, [&](size_t begin, size_t end, size_t) {
-        for (size_t i = begin; i < end; ++i) kernel(gate.row(i), up.row(i), gate.cols);
-    });
-}
-
 void CpuBackend::rope_angles(std::span<const int32_t> pos, std::span<const float> frequency,
                              float magnitude, Matrix<float> angles) {
     const size_t half = frequency.size();
@@ -137,6 +130,20 @@ void CpuBackend::kv_move(const KvSlots &slots, size_t head, uint32_t from, uint3
         uint8_t *rows = static_cast<uint8_t *>(memory) + head * slots.capacity * row_bytes;
         std::memcpy(rows + to * row_bytes, rows + from * row_bytes, row_bytes);
     }
+}
+
+void CpuBackend::lowest(const LowestArgs &args, int32_t *victim) {
+    // Fractions of a microsecond a head: not worth waking anybody.
+    for (size_t head = 0; head < args.n_kv_heads; ++head) {
+        const size_t row = head * args.capacity;
+        victim[head] =
+            kernels_.lowest_pos(args.scores == nullptr ? nullptr : args.scores + row,
+                                args.pos + row, args.live[head], args.first_pos, args.last_pos);
+    }
+}
+
+void CpuBackend::run_each(size_t n, Erased call, const void *context) {
+    pool_.run(n, [&](size_t i, size_t) { call(context, i); });
 }
 
 void CpuBackend::key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) {

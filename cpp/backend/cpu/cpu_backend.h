@@ -27,10 +27,9 @@ class CpuBackend final : public Backend {
 
     void embed(const Weight &table, std::span<const int32_t> ids, float scale,
                Matrix<float> out) override;
-    void matmul(Matrix<const float> x, std::span<const Product> products) override;
+    void matmul(const Input &input, std::span<const Product> products) override;
     void rms_norm(Matrix<const float> x, size_t width, const float *weight, float eps,
                   Matrix<float> y, bool accumulate) override;
-    void gated(Activation act, Matrix<float> gate, Matrix<const float> up) override;
     void rope_angles(std::span<const int32_t> pos, std::span<const float> frequency,
                      float magnitude, Matrix<float> angles) override;
     void rope(RopeStyle style, size_t head_dim, Matrix<const float> angles,
@@ -39,8 +38,12 @@ class CpuBackend final : public Backend {
                   const uint32_t *slot) override;
     void kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) override;
     void attention(const AttentionArgs &args) override;
+    void lowest(const LowestArgs &args, int32_t *victim) override;
     void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) override;
     MachinePeaks measure_peaks() override;
+
+  protected:
+    void run_each(size_t n, Erased call, const void *context) override;
 
   private:
     // At least n elements of memory that is reused from call to call; contents are undefined.
@@ -55,8 +58,9 @@ class CpuBackend final : public Backend {
     template <typename Body>
     void split(size_t n, size_t cost, const Body &body);
 
-    QuantizedX quantize(Matrix<const float> x);
-    TileX to_tiles(Matrix<const float> x, bool split_low);
+    struct Prepared;
+    Prepared prepare(const Input &input, bool floats, bool integers, bool tiles, bool split_low);
+    const float *prepare_row(const Input &input, size_t t, float *to);
     struct AttentionPlan;
     void attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
                         size_t part, size_t worker);
@@ -75,6 +79,7 @@ class CpuBackend final : public Backend {
     ThreadPool pool_;
     Buffer<std::byte> panels_;     // [n_threads, Kernels::panel_bytes]
     Buffer<std::byte> quantized_;  // one QuantizedX
+    Buffer<float> rows_;           // an Input's rows: [m, cols], or one per thread
     Buffer<uint16_t> tiles_;       // one TileX, or one TileKv
     Buffer<float> attention_;      // [n_threads, an AttentionTile's scratch, p and weights]
     Buffer<float> partial_;        // [n_lanes, n_kv_heads, n_parts, padded(live)]

@@ -1,4 +1,4 @@
-// Weight products: quantise the activations once, then one loop over all products' rows.
+// Weight products: prepare the activations once, then one loop over all products' rows.
 #include <algorithm>
 #include <vector>
 
@@ -86,46 +86,81 @@ QuantizedX take_x(Cutter &&cutter, size_t m, size_t cols, size_t *used) {
 
 }  // namespace
 
-QuantizedX CpuBackend::quantize(Matrix<const float> x) {
-    size_t n_bytes = 0;
-    take_x(Cutter(nullptr), x.rows, x.cols, &n_bytes);
-    const QuantizedX xq = take_x(Cutter(reserve(quantized_, n_bytes)), x.rows, x.cols, &n_bytes);
-    split(x.rows, x.cols, [&](size_t begin, size_t end, size_t) {
-        for (size_t t = begin; t < end; ++t) {
-            kernels_.quantize_row(x.row(t), x.cols, xq, t, x.rows == 1);
-        }
-    });
-    return xq;
+// The forms of one input that its products read.
+struct CpuBackend::Prepared {
+    Matrix<const float> x;
+    QuantizedX xq = {};
+    TileX xt = {};
+};
+
+// Row t of what is multiplied: x's own, or made in `to` [cols].
+const float *CpuBackend::prepare_row(const Input &input, size_t t, float *to) {
+    const float *x = input.x.row(t);
+    if (input.norm != nullptr) {
+        kernels_.rms_norm(x, input.norm, input.x.cols, input.eps, to, false);
+        return to;
+    }
+    if (input.up.data != nullptr) {
+        const auto gated =
+            input.act == Activation::Silu ? kernels_.silu_gated : kernels_.gelu_gated;
+        gated(x, input.up.row(t), input.x.cols, to);
+        return to;
+    }
+    return x;
 }
 
-TileX CpuBackend::to_tiles(Matrix<const float> x, bool split_low) {
-    TileX xt;
-    const size_t rows = (x.rows + 15) / 16 * 16;
-    xt.cols = (x.cols + 31) / 32 * 32;
-    xt.high = reserve(tiles_, rows * xt.cols * 2);
-    xt.low = split_low ? xt.high + rows * xt.cols : nullptr;
-    split(rows, x.cols, [&](size_t begin, size_t end, size_t) {
+CpuBackend::Prepared CpuBackend::prepare(const Input &input, bool floats, bool integers, bool tiles,
+                                         bool split_low) {
+    const size_t m = input.x.rows, cols = input.x.cols;
+    const bool made = input.norm != nullptr || input.up.data != nullptr;
+    const bool kept = made && floats;  // whole, not only row by row on the way to another form
+    float *rows = made ? reserve(rows_, (kept ? m : n_threads()) * cols) : nullptr;
+    Prepared prepared;
+    prepared.x = kept ? Matrix<const float>(rows, m, cols) : input.x;
+    if (integers) {
+        size_t n_bytes = 0;
+        take_x(Cutter(nullptr), m, cols, &n_bytes);
+        prepared.xq = take_x(Cutter(reserve(quantized_, n_bytes)), m, cols, &n_bytes);
+    }
+    const size_t whole = tiles ? (m + 15) / 16 * 16 : m;
+    if (tiles) {
+        prepared.xt.cols = (cols + 31) / 32 * 32;
+        const size_t plane = whole * prepared.xt.cols;
+        prepared.xt.high = reserve(tiles_, plane * 2);
+        prepared.xt.low = split_low ? prepared.xt.high + plane : nullptr;
+    }
+    if (!kept && !integers && !tiles) return prepared;
+    split(whole, cols * 2, [&](size_t begin, size_t end, size_t worker) {
         for (size_t t = begin; t < end; ++t) {
-            kernels_.split_row(t < x.rows ? x.row(t) : nullptr, x.cols, xt, t);
+            if (t >= m) {
+                kernels_.split_row(nullptr, cols, prepared.xt, t);
+                continue;
+            }
+            const float *x = prepare_row(input, t, rows + (kept ? t : worker) * cols);
+            if (integers) kernels_.quantize_row(x, cols, prepared.xq, t, m == 1);
+            if (tiles) kernels_.split_row(x, cols, prepared.xt, t);
         }
     });
-    return xt;
+    return prepared;
 }
 
-void CpuBackend::matmul(Matrix<const float> x, std::span<const Product> products) {
-    const size_t m = x.rows;
+void CpuBackend::matmul(const Input &input, std::span<const Product> products) {
+    const size_t m = input.x.rows;
     size_t n_tasks = 0;
-    bool integers = false, tiles = false, split_tiles = false;
+    bool floats = false, integers = false, tiles = false, split_low = false;
     for (const Product &product : products) {
-        const BatchX form = kernels_.batch_x[product.w->type->index];
+        const bool plain = product.w->type->group == 0;
+        const BatchX form = m > 1   ? kernels_.batch_x[product.w->type->index]
+                            : plain ? kBatchFloats
+                                    : kBatchIntegers;
         n_tasks += cut(kernels_, *product.w, m).n_tasks;
-        integers |= m == 1 ? product.w->type->group != 0 : form == kBatchIntegers;
-        tiles |= m > 1 && (form == kBatchBfloat || form == kBatchBfloats);
-        split_tiles |= m > 1 && form == kBatchBfloats;
+        floats |= form == kBatchFloats;
+        integers |= form == kBatchIntegers;
+        tiles |= form == kBatchBfloat || form == kBatchBfloats;
+        split_low |= form == kBatchBfloats;
     }
     if (m == 0 || n_tasks == 0) return;
-    const QuantizedX xq = integers ? quantize(x) : QuantizedX{};
-    const TileX xt = tiles ? to_tiles(x, split_tiles) : TileX{};
+    const Prepared prepared = prepare(input, floats, integers, tiles, split_low);
     std::byte *panels = reserve(panels_, n_threads() * kernels_.panel_bytes);
     const auto &table = m == 1 ? kernels_.matvec : kernels_.matmul;
     pool_.run(n_tasks, [&](size_t index, size_t worker) {
@@ -142,10 +177,10 @@ void CpuBackend::matmul(Matrix<const float> x, std::span<const Product> products
         task.row_bytes = w.type->row_bytes(w.cols);
         task.cols = w.cols;
         task.m = m;
-        task.x = x.data;
-        task.x_stride = x.stride;
-        task.xq = xq;
-        task.xt = xt;
+        task.x = prepared.x.data;
+        task.x_stride = prepared.x.stride;
+        task.xq = prepared.xq;
+        task.xt = prepared.xt;
         task.y = product->y.data;
         task.y_stride = product->y.stride;
         task.bias = product->bias;

@@ -45,18 +45,18 @@ void exp_row(const float *x, float *y, size_t n) {
     if (i < n) store_n(y + i, exp_of(load_n(x + i, n - i)), n - i);
 }
 
-void silu_gated(float *gate, const float *up, size_t n) {
+void silu_gated(const float *gate, const float *up, size_t n, float *y) {
     size_t i = 0;
-    for (; i + kW <= n; i += kW) store(gate + i, mul(silu_of(load(gate + i)), load(up + i)));
+    for (; i + kW <= n; i += kW) store(y + i, mul(silu_of(load(gate + i)), load(up + i)));
     if (i == n) return;
-    store_n(gate + i, mul(silu_of(load_n(gate + i, n - i)), load_n(up + i, n - i)), n - i);
+    store_n(y + i, mul(silu_of(load_n(gate + i, n - i)), load_n(up + i, n - i)), n - i);
 }
 
-void gelu_gated(float *gate, const float *up, size_t n) {
+void gelu_gated(const float *gate, const float *up, size_t n, float *y) {
     size_t i = 0;
-    for (; i + kW <= n; i += kW) store(gate + i, mul(gelu_of(load(gate + i)), load(up + i)));
+    for (; i + kW <= n; i += kW) store(y + i, mul(gelu_of(load(gate + i)), load(up + i)));
     if (i == n) return;
-    store_n(gate + i, mul(gelu_of(load_n(gate + i, n - i)), load_n(up + i, n - i)), n - i);
+    store_n(y + i, mul(gelu_of(load_n(gate + i, n - i)), load_n(up + i, n - i)), n - i);
 }
 
 float dot_rows(const float *a, const float *b, size_t n) {

@@ -176,9 +176,9 @@ struct Kernels {
     // One run of n elements: y = x / sqrt(mean(x^2) + eps) * weight (+ y).
     void (*rms_norm)(const float *x, const float *weight, size_t n, float eps, float *y,
                      bool accumulate);
-    // gate <- act(gate) * up, n elements.
-    void (*silu_gated)(float *gate, const float *up, size_t n);
-    void (*gelu_gated)(float *gate, const float *up, size_t n);
+    // y = act(gate) * up, n elements.
+    void (*silu_gated)(const float *gate, const float *up, size_t n, float *y);
+    void (*gelu_gated)(const float *gate, const float *up, size_t n, float *y);
     // y[i] = exp(x[i]), n elements; within 2 units in the last place, 0 below -87.3.
     void (*exp)(const float *x, float *y, size_t n);
 
@@ -216,6 +216,11 @@ struct Kernels {
     // p rows are padded(live) apart.
     void (*add_scores)(const float *p, size_t n_rows, const float *weight, size_t live, float decay,
                        float *into);
+
+    // Of the slots with first <= pos <= last, the position of the lowest score, the oldest of
+    // equals; without scores the oldest. -1 where a score is not a finite number.
+    int32_t (*lowest_pos)(const float *scores, const int32_t *pos, size_t n, int32_t first,
+                          int32_t last);
 
     // sum of a[i] * b[i], and y += scale * x; n elements.
     float (*dot)(const float *a, const float *b, size_t n);

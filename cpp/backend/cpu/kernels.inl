@@ -39,6 +39,7 @@ constexpr Kernels make_table(const char *name) {
     table.attention = attention;
     table.add_scores = add_scores;
     table.attend_one = attend_one;
+    table.lowest_pos = lowest_pos;
     table.add_one_scores = add_one_scores;
     table.dot = dot_rows;
     table.add_scaled = add_scaled;

@@ -12,6 +12,7 @@ class Streaming final : public Policy {
     Streaming()
         : Policy("streaming", "the first 4 tokens and the newest ones", Preset{.n_sinks = 4}) {}
     size_t n_lanes() const override { return 0; }
+    Ranking ranking() const override { return Ranking::Age; }
 
     // All equal: on a tie the older goes, which is the order of positions.
     void rank(const EvictionConfig &, std::span<const HeadView> heads,
