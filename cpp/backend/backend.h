@@ -75,6 +75,13 @@ struct Product {
     bool accumulate = false;
 };
 
+// The hidden layer of an FFN: act(x * gate^T) * (x * up^T).
+struct GatedFfn {
+    const Weight *gate = nullptr;
+    const Weight *up = nullptr;
+    Activation act = Activation::Silu;
+};
+
 // Which elements of a head rotate together: (2i, 2i+1), or (i, i + n_rot/2).
 enum class RopeStyle { Interleaved, Halves };
 
@@ -160,6 +167,9 @@ class Backend {
 
     // All products of one input; it is prepared (normed or gated, quantised) once for all of them.
     virtual void matmul(const Input &input, std::span<const Product> products) = 0;
+
+    // The product `down` of the hidden layer that `ffn` makes of the input.
+    virtual void gated_ffn(const Input &input, const GatedFfn &ffn, const Product &down) = 0;
 
     // Normalises every run of `width` elements in each row of x (width divides x.cols):
     // y = x / sqrt(mean(x^2) + eps) * weight (+ y). weight [width]. y may be x.

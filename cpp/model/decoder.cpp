@@ -77,21 +77,14 @@ void Decoder::attention_block(size_t layer, const Chunk &chunk, Cache &cache, Ma
 
 void Decoder::ffn_block(const LayerWeights &w, Matrix<float> x) {
     const Config &config = model_.config();
-    const Matrix<float> gate = view(gate_, x.rows, config.hidden_dim);
-    const Matrix<float> up = view(up_, x.rows, config.hidden_dim);
-
-    const Product gate_up[] = {{&w.gate, nullptr, gate}, {&w.up, nullptr, up}};
-    backend_.matmul(Input::normed(x, w.ffn_norm, config.norm_eps), gate_up);
-
-    const Input hidden = Input::gated(gate, up, config.activation);
+    const Input normed = Input::normed(x, w.ffn_norm, config.norm_eps);
+    const GatedFfn ffn = {&w.gate, &w.up, config.activation};
 
     if (w.ffn_post_norm == nullptr) {
-        const Product down[] = {{&w.down, nullptr, x, true}};
-        backend_.matmul(hidden, down);
+        backend_.gated_ffn(normed, ffn, {&w.down, nullptr, x, true});
     } else {
         const Matrix<float> added = view(added_, x.rows, config.dim);
-        const Product down[] = {{&w.down, nullptr, added}};
-        backend_.matmul(hidden, down);
+        backend_.gated_ffn(normed, ffn, {&w.down, nullptr, added});
         backend_.rms_norm(added, config.dim, w.ffn_post_norm, config.norm_eps, x, true);
     }
 }
@@ -122,8 +115,6 @@ Decoder::Decoder(const Model &model, Backend &backend, size_t batch)
     k_ = floats(batch, config.kv_dim());
     v_ = floats(batch, config.kv_dim());
     attended_ = floats(batch, config.q_dim());
-    gate_ = floats(batch, config.hidden_dim);
-    up_ = floats(batch, config.hidden_dim);
     angles_ = floats(batch, 2 * config.rope.frequency.size());
     if (!config.local_rope.frequency.empty()) {
         local_angles_ = floats(batch, 2 * config.local_rope.frequency.size());
@@ -134,8 +125,8 @@ Decoder::Decoder(const Model &model, Backend &backend, size_t batch)
 
 size_t Decoder::n_bytes() const {
     size_t total = host_logits_.n_bytes();
-    for (const auto *memory : {&x_, &added_, &q_, &k_, &v_, &attended_, &gate_, &up_, &angles_,
-                               &local_angles_, &logits_}) {
+    for (const auto *memory :
+         {&x_, &added_, &q_, &k_, &v_, &attended_, &angles_, &local_angles_, &logits_}) {
         if (*memory) total += (*memory)->n_bytes();
     }
     return total;

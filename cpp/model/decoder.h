@@ -49,8 +49,6 @@ class Decoder {
     std::unique_ptr<DeviceMemory> k_;             // [batch, kv_dim]
     std::unique_ptr<DeviceMemory> v_;             // [batch, kv_dim]
     std::unique_ptr<DeviceMemory> attended_;      // [batch, q_dim]
-    std::unique_ptr<DeviceMemory> gate_;          // [batch, hidden_dim]
-    std::unique_ptr<DeviceMemory> up_;            // [batch, hidden_dim]
     std::unique_ptr<DeviceMemory> angles_;        // [batch, n_rot]
     std::unique_ptr<DeviceMemory> local_angles_;  // [batch, n_rot], layers with a window
     std::unique_ptr<DeviceMemory> logits_;        // [logit_rows, n_vocab]

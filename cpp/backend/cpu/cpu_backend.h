@@ -28,6 +28,7 @@ class CpuBackend final : public Backend {
     void embed(const Weight &table, std::span<const int32_t> ids, float scale,
                Matrix<float> out) override;
     void matmul(const Input &input, std::span<const Product> products) override;
+    void gated_ffn(const Input &input, const GatedFfn &ffn, const Product &down) override;
     void rms_norm(Matrix<const float> x, size_t width, const float *weight, float eps,
                   Matrix<float> y, bool accumulate) override;
     void rope_angles(std::span<const int32_t> pos, std::span<const float> frequency,
@@ -58,8 +59,11 @@ class CpuBackend final : public Backend {
     template <typename Body>
     void split(size_t n, size_t cost, const Body &body);
 
+    struct Forms;
     struct Prepared;
-    Prepared prepare(const Input &input, bool floats, bool integers, bool tiles, bool split_low);
+    Prepared prepare(const Input &input, const Forms &forms);
+    void multiply(const Prepared &prepared, size_t m, std::span<const Product> products);
+    static TileX tiles_for(Buffer<uint16_t> &memory, size_t m, size_t cols, bool split_low);
     const float *prepare_row(const Input &input, size_t t, float *to);
     struct AttentionPlan;
     void attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
@@ -80,9 +84,11 @@ class CpuBackend final : public Backend {
     Buffer<std::byte> panels_;     // [n_threads, Kernels::panel_bytes]
     Buffer<std::byte> quantized_;  // one QuantizedX
     Buffer<float> rows_;           // an Input's rows: [m, cols], or one per thread
-    Buffer<uint16_t> tiles_;       // one TileX, or one TileKv
-    Buffer<float> attention_;      // [n_threads, an AttentionTile's scratch, p and weights]
-    Buffer<float> partial_;        // [n_lanes, n_kv_heads, n_parts, padded(live)]
+    Buffer<float> hidden_;  // gate and up: [2, m, hidden_dim], or [n_threads, m, 2, kFfnRows]
+    Buffer<uint16_t> hidden_tiles_;  // one TileX
+    Buffer<uint16_t> tiles_;         // one TileX, or one TileKv
+    Buffer<float> attention_;        // [n_threads, an AttentionTile's scratch, p and weights]
+    Buffer<float> partial_;          // [n_lanes, n_kv_heads, n_parts, padded(live)]
     std::vector<std::atomic<size_t>> finished_;  // [n_kv_heads], runs of attention_of_one
     Buffer<float> key_rows_;                     // [n_threads, 2, padded(head_dim)]
 };

@@ -12,6 +12,10 @@ namespace {
 // against the work that remains for the last thread.
 constexpr size_t kTaskBytes = 65536;
 
+// Rows of gate and of up that a task of gated_ffn takes: with 512 tokens their results, 256 KiB,
+// stay in L2. A multiple of a tile's 32 columns.
+constexpr size_t kFfnRows = 64;
+
 // How one weight matrix is cut into tasks: by its shape alone, so that results do not depend on the
 // number of threads.
 struct Cut {
@@ -86,7 +90,23 @@ QuantizedX take_x(Cutter &&cutter, size_t m, size_t cols, size_t *used) {
 
 }  // namespace
 
-// The forms of one input that its products read.
+// What the products of m tokens read.
+struct CpuBackend::Forms {
+    bool floats = false, integers = false, tiles = false, split_low = false;
+
+    static BatchX of(const Kernels &kernels, const Weight &w, size_t m) {
+        if (m > 1) return kernels.batch_x[w.type->index];
+        return w.type->group == 0 ? kBatchFloats : kBatchIntegers;
+    }
+    void add(BatchX form) {
+        floats |= form == kBatchFloats;
+        integers |= form == kBatchIntegers;
+        tiles |= form == kBatchBfloat || form == kBatchBfloats;
+        split_low |= form == kBatchBfloats;
+    }
+};
+
+// The forms of one input.
 struct CpuBackend::Prepared {
     Matrix<const float> x;
     QuantizedX xq = {};
@@ -109,58 +129,58 @@ const float *CpuBackend::prepare_row(const Input &input, size_t t, float *to) {
     return x;
 }
 
-CpuBackend::Prepared CpuBackend::prepare(const Input &input, bool floats, bool integers, bool tiles,
-                                         bool split_low) {
+CpuBackend::Prepared CpuBackend::prepare(const Input &input, const Forms &forms) {
     const size_t m = input.x.rows, cols = input.x.cols;
     const bool made = input.norm != nullptr || input.up.data != nullptr;
-    const bool kept = made && floats;  // whole, not only row by row on the way to another form
+    const bool kept = made && forms.floats;  // whole, not only on the way to another form
     float *rows = made ? reserve(rows_, (kept ? m : n_threads()) * cols) : nullptr;
     Prepared prepared;
     prepared.x = kept ? Matrix<const float>(rows, m, cols) : input.x;
-    if (integers) {
+    if (forms.integers) {
         size_t n_bytes = 0;
         take_x(Cutter(nullptr), m, cols, &n_bytes);
         prepared.xq = take_x(Cutter(reserve(quantized_, n_bytes)), m, cols, &n_bytes);
     }
-    const size_t whole = tiles ? (m + 15) / 16 * 16 : m;
-    if (tiles) {
-        prepared.xt.cols = (cols + 31) / 32 * 32;
-        const size_t plane = whole * prepared.xt.cols;
-        prepared.xt.high = reserve(tiles_, plane * 2);
-        prepared.xt.low = split_low ? prepared.xt.high + plane : nullptr;
-    }
-    if (!kept && !integers && !tiles) return prepared;
+    if (forms.tiles) prepared.xt = tiles_for(tiles_, m, cols, forms.split_low);
+    if (!kept && !forms.integers && !forms.tiles) return prepared;
+    const size_t whole = forms.tiles ? (m + 15) / 16 * 16 : m;
     split(whole, cols * 2, [&](size_t begin, size_t end, size_t worker) {
         for (size_t t = begin; t < end; ++t) {
             if (t >= m) {
                 kernels_.split_row(nullptr, cols, prepared.xt, t);
                 continue;
             }
-            const float *x = prepare_row(input, t, rows + (kept ? t : worker) * cols);
-            if (integers) kernels_.quantize_row(x, cols, prepared.xq, t, m == 1);
-            if (tiles) kernels_.split_row(x, cols, prepared.xt, t);
+            float *to = made ? rows + (kept ? t : worker) * cols : nullptr;
+            const float *x = prepare_row(input, t, to);
+            if (forms.integers) kernels_.quantize_row(x, cols, prepared.xq, t, m == 1);
+            if (forms.tiles) kernels_.split_row(x, cols, prepared.xt, t);
         }
     });
     return prepared;
 }
 
+// Room for m rows of cols as tiles.
+TileX CpuBackend::tiles_for(Buffer<uint16_t> &memory, size_t m, size_t cols, bool split_low) {
+    TileX tiles;
+    tiles.cols = (cols + 31) / 32 * 32;
+    const size_t plane = (m + 15) / 16 * 16 * tiles.cols;
+    tiles.high = reserve(memory, plane * 2);
+    tiles.low = split_low ? tiles.high + plane : nullptr;
+    return tiles;
+}
+
 void CpuBackend::matmul(const Input &input, std::span<const Product> products) {
-    const size_t m = input.x.rows;
-    size_t n_tasks = 0;
-    bool floats = false, integers = false, tiles = false, split_low = false;
+    Forms forms;
     for (const Product &product : products) {
-        const bool plain = product.w->type->group == 0;
-        const BatchX form = m > 1   ? kernels_.batch_x[product.w->type->index]
-                            : plain ? kBatchFloats
-                                    : kBatchIntegers;
-        n_tasks += cut(kernels_, *product.w, m).n_tasks;
-        floats |= form == kBatchFloats;
-        integers |= form == kBatchIntegers;
-        tiles |= form == kBatchBfloat || form == kBatchBfloats;
-        split_low |= form == kBatchBfloats;
+        forms.add(Forms::of(kernels_, *product.w, input.x.rows));
     }
-    if (m == 0 || n_tasks == 0) return;
-    const Prepared prepared = prepare(input, floats, integers, tiles, split_low);
+    if (input.x.rows == 0 || products.empty()) return;
+    multiply(prepare(input, forms), input.x.rows, products);
+}
+
+void CpuBackend::multiply(const Prepared &prepared, size_t m, std::span<const Product> products) {
+    size_t n_tasks = 0;
+    for (const Product &product : products) n_tasks += cut(kernels_, *product.w, m).n_tasks;
     std::byte *panels = reserve(panels_, n_threads() * kernels_.panel_bytes);
     const auto &table = m == 1 ? kernels_.matvec : kernels_.matmul;
     pool_.run(n_tasks, [&](size_t index, size_t worker) {
@@ -171,7 +191,7 @@ void CpuBackend::matmul(const Input &input, std::span<const Product> products) {
             own = cut(kernels_, *(++product)->w, m);
         }
         const Weight &w = *product->w;
-        MatmulTask task;
+        MatmulTask task = {};
         choose_rows(own, w, index, task);
         task.w = static_cast<const uint8_t *>(w.data);
         task.row_bytes = w.type->row_bytes(w.cols);
@@ -188,6 +208,55 @@ void CpuBackend::matmul(const Input &input, std::span<const Product> products) {
         task.scratch = panels + worker * kernels_.panel_bytes;
         table[w.type->index](task);
     });
+}
+
+// Where all three matrices read one plane of tiles, gate and up meet in the cache: what they make
+// goes straight into the tiles that down reads. Else two products, one after the other.
+void CpuBackend::gated_ffn(const Input &input, const GatedFfn &ffn, const Product &down) {
+    const size_t m = input.x.rows, hidden = ffn.gate->rows;
+    bool fits = m > 1;
+    for (const Weight *w : {ffn.gate, ffn.up, down.w}) {
+        fits &= Forms::of(kernels_, *w, m) == kBatchBfloat;
+    }
+    if (!fits) {
+        const Matrix<float> gate(reserve(hidden_, 2 * m * hidden), m, hidden);
+        const Matrix<float> up(gate.data + m * hidden, m, hidden);
+        const Product products[] = {{ffn.gate, nullptr, gate}, {ffn.up, nullptr, up}};
+        matmul(input, products);
+        matmul(Input::gated(gate, up, ffn.act), {&down, 1});
+        return;
+    }
+    const Prepared prepared = prepare(input, {.tiles = true});
+    Prepared made;
+    made.xt = tiles_for(hidden_tiles_, m, hidden, false);
+    std::byte *panels = reserve(panels_, n_threads() * kernels_.panel_bytes);
+    float *scratch = reserve(hidden_, n_threads() * 2 * m * kFfnRows);
+    pool_.run((hidden + kFfnRows - 1) / kFfnRows, [&](size_t index, size_t worker) {
+        const size_t first = index * kFfnRows, n = std::min(kFfnRows, hidden - first);
+        MatmulTask task = {};
+        task.cols = input.x.cols;
+        task.row_end = n;
+        task.m = m;
+        task.xt = prepared.xt;
+        task.y_stride = 2 * kFfnRows;
+        task.scratch = panels + worker * kernels_.panel_bytes;
+        float *gate = scratch + worker * 2 * m * kFfnRows;
+        for (const Weight *w : {ffn.gate, ffn.up}) {
+            task.row_bytes = w->type->row_bytes(w->cols);
+            task.w = static_cast<const uint8_t *>(w->data) + first * task.row_bytes;
+            task.y = w == ffn.gate ? gate : gate + kFfnRows;
+            kernels_.matmul[w->type->index](task);
+        }
+        const auto act = ffn.act == Activation::Silu ? kernels_.silu_gated : kernels_.gelu_gated;
+        TileX to = made.xt;  // from column `first` on
+        to.high += first / 32 * 16 * 32;
+        for (size_t t = 0; t < (m + 15) / 16 * 16; ++t) {
+            float *row = t < m ? gate + t * task.y_stride : nullptr;
+            if (row != nullptr) act(row, row + kFfnRows, n, row);
+            kernels_.split_row(row, n, to, t);
+        }
+    });
+    multiply(made, m, {&down, 1});
 }
 
 }  // namespace a2sf

@@ -171,12 +171,12 @@ A2SF_INLINE void transpose_tile(const uint16_t *from, size_t stride, uint16_t *t
     }
 }
 
-// Row t of a left operand from x [n], zeros up to x.cols; a null x gives a row of zeros.
+// Row t of a left operand from x [n], zeros up to whole tiles; a null x gives a row of zeros.
 void split_row(const float *x, size_t n, const TileX &to, size_t t) {
     const size_t tile = t / kTileRows * (to.cols / kTileCols);
-    for (size_t k = 0; k < to.cols; k += kTileCols) {
+    for (size_t k = 0; k < n; k += kTileCols) {
         const size_t at = (tile + k / kTileCols) * kTileSize + t % kTileRows * kTileCols;
-        const size_t left = x == nullptr || k >= n ? 0 : n - k;
+        const size_t left = x == nullptr ? 0 : n - k;
         F first = set1(0.0f), second = first;
         if (left >= 2 * kW) {
             first = load(x + k);
