@@ -23,6 +23,9 @@ from reference.policies import PRESETS
 Array = NDArray[Any]
 NAMES = sorted(path.stem for path in LOGITS.glob("*.npy"))
 FLOAT = ("F32", "F16", "BF16")
+# Half weights: activations and sums of float32. On AMX tiles both factors are rounded to bfloat16.
+HALF = {"amx": 5e-3}
+HALF_ELSEWHERE = 2e-3
 CLOSE_CALL = 1e-4  # relative rank difference below which float32 may keep another token
 
 
@@ -110,7 +113,7 @@ def test_every_isa(models: Path, ids: list[int], tmp_path: Path, isa: str) -> No
         if name.endswith("F32"):
             assert np.abs(ours - truth).max() < 1e-4 * np.abs(truth).max()
         elif name.endswith("F16"):
-            assert error(ours, truth) < 2e-3
+            assert error(ours, truth) < HALF.get(isa, HALF_ELSEWHERE)
         else:
             theirs = np.load(models.parent / "logits" / f"{name}.npy")
             assert error(ours, truth) <= error(theirs, truth)
@@ -121,7 +124,7 @@ def test_every_isa(models: Path, ids: list[int], tmp_path: Path, isa: str) -> No
 def test_batches_agree(models: Path, ids: list[int], name: str, batch: int) -> None:
     path = models / f"{name}.gguf"
     ours = a2sf.Engine(path, kv_type="f32", batch=batch).logits(ids)
-    assert error(ours, oracle(path).logits(ids)) < 2e-3
+    assert error(ours, oracle(path).logits(ids)) < HALF.get(a2sf.isa(), HALF_ELSEWHERE)
 
 
 def schedule(rng: random.Random, n: int) -> list[int]:

@@ -63,7 +63,7 @@ class CpuBackend final : public Backend {
     struct Prepared;
     Prepared prepare(const Input &input, const Forms &forms);
     void multiply(const Prepared &prepared, size_t m, std::span<const Product> products);
-    static TileX tiles_for(Buffer<uint16_t> &memory, size_t m, size_t cols, bool split_low);
+    static TileX tiles_for(Buffer<uint16_t> &memory, size_t m, size_t cols);
     const float *prepare_row(const Input &input, size_t t, float *to);
     struct AttentionPlan;
     void attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,

@@ -92,7 +92,7 @@ QuantizedX take_x(Cutter &&cutter, size_t m, size_t cols, size_t *used) {
 
 // What the products of m tokens read.
 struct CpuBackend::Forms {
-    bool floats = false, integers = false, tiles = false, split_low = false;
+    bool floats = false, integers = false, tiles = false;
 
     static BatchX of(const Kernels &kernels, const Weight &w, size_t m) {
         if (m > 1) return kernels.batch_x[w.type->index];
@@ -101,8 +101,7 @@ struct CpuBackend::Forms {
     void add(BatchX form) {
         floats |= form == kBatchFloats;
         integers |= form == kBatchIntegers;
-        tiles |= form == kBatchBfloat || form == kBatchBfloats;
-        split_low |= form == kBatchBfloats;
+        tiles |= form == kBatchBfloat;
     }
 };
 
@@ -141,7 +140,7 @@ CpuBackend::Prepared CpuBackend::prepare(const Input &input, const Forms &forms)
         take_x(Cutter(nullptr), m, cols, &n_bytes);
         prepared.xq = take_x(Cutter(reserve(quantized_, n_bytes)), m, cols, &n_bytes);
     }
-    if (forms.tiles) prepared.xt = tiles_for(tiles_, m, cols, forms.split_low);
+    if (forms.tiles) prepared.xt = tiles_for(tiles_, m, cols);
     if (!kept && !forms.integers && !forms.tiles) return prepared;
     const size_t whole = forms.tiles ? (m + 15) / 16 * 16 : m;
     split(whole, cols * 2, [&](size_t begin, size_t end, size_t worker) {
@@ -160,12 +159,11 @@ CpuBackend::Prepared CpuBackend::prepare(const Input &input, const Forms &forms)
 }
 
 // Room for m rows of cols as tiles.
-TileX CpuBackend::tiles_for(Buffer<uint16_t> &memory, size_t m, size_t cols, bool split_low) {
+TileX CpuBackend::tiles_for(Buffer<uint16_t> &memory, size_t m, size_t cols) {
     TileX tiles;
     tiles.cols = (cols + 31) / 32 * 32;
-    const size_t plane = (m + 15) / 16 * 16 * tiles.cols;
-    tiles.high = reserve(memory, plane * 2);
-    tiles.low = split_low ? tiles.high + plane : nullptr;
+    tiles.high = reserve(memory, (m + 15) / 16 * 16 * tiles.cols);
+    tiles.low = nullptr;
     return tiles;
 }
 
@@ -228,7 +226,7 @@ void CpuBackend::gated_ffn(const Input &input, const GatedFfn &ffn, const Produc
     }
     const Prepared prepared = prepare(input, {.tiles = true});
     Prepared made;
-    made.xt = tiles_for(hidden_tiles_, m, hidden, false);
+    made.xt = tiles_for(hidden_tiles_, m, hidden);
     std::byte *panels = reserve(panels_, n_threads() * kernels_.panel_bytes);
     float *scratch = reserve(hidden_, n_threads() * 2 * m * kFfnRows);
     pool_.run((hidden + kFfnRows - 1) / kFfnRows, [&](size_t index, size_t worker) {

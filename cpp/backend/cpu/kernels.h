@@ -53,7 +53,7 @@ struct TileX {
 };
 
 // What a product of several tokens reads its activations as.
-enum BatchX : int { kBatchFloats, kBatchIntegers, kBatchBfloat, kBatchBfloats };
+enum BatchX : int { kBatchFloats, kBatchIntegers, kBatchBfloat };
 
 // Rows [row_begin, row_end) of y = x * w^T (+ bias) (+ y) for m tokens.
 struct MatmulTask {

@@ -1,8 +1,7 @@
 // Products of weights and several tokens on AMX tiles. Weights are unpacked to bfloat16 once per
 // batch, activations rounded to it once per product; sums are float32. Quantised weights lose less
-// that way than by 8-bit activations (2^-9 of each factor at most). F16 weights and all activations
-// of plain formats are split in two parts and keep 16 bits. F32 stays with the vector kernels.
-// Included by isa_amx.cpp, after tiles.inl.
+// that way than by 8-bit activations (0.16 % of each factor on average, 2^-8 at most); F16 weights
+// lose three bits. F32 stays with the vector kernels. Included by isa_amx.cpp, after tiles.inl.
 
 namespace a2sf {
 namespace {
@@ -16,22 +15,20 @@ constexpr size_t kRunTokens = 512;
 
 // Up to kRunRows weight rows by kRunCols columns.
 struct TilePanel {
-    uint16_t *high;  // [rows / 16, cols / 32] right tiles
-    uint16_t *low;   // the same, F16 only
-    uint16_t *rows;  // [2, kTileRows, kRunCols]: rows before they are turned, high and low
+    uint16_t *w;     // [rows / 16, cols / 32] right tiles
+    uint16_t *rows;  // [kTileRows, kRunCols]: rows before they are turned
     float *sums;     // [kRunTokens / 16, kRunRows / 16, 16, 16]: y between two runs of columns
     float *corner;   // [16, 16]: a tile of y that is not whole
 };
 
-constexpr size_t kTilePanelBytes = 2 * (2 * kRunRows + 2 * kTileRows) * kRunCols +
+constexpr size_t kTilePanelBytes = 2 * (kRunRows + kTileRows) * kRunCols +
                                    sizeof(float) * (kRunTokens * kRunRows + kTileRows * kTileRows);
 
 A2SF_INLINE TilePanel tile_panel_in(void *scratch) {
     TilePanel panel;
-    panel.high = (uint16_t *)scratch;
-    panel.low = panel.high + kRunRows * kRunCols;
-    panel.rows = panel.low + kRunRows * kRunCols;
-    panel.sums = (float *)(panel.rows + 2 * kTileRows * kRunCols);
+    panel.w = (uint16_t *)scratch;
+    panel.rows = panel.w + kRunRows * kRunCols;
+    panel.sums = (float *)(panel.rows + kTileRows * kRunCols);
     panel.corner = panel.sums + kRunTokens * kRunRows;
     return panel;
 }
@@ -58,8 +55,7 @@ A2SF_INLINE void quantized_bfloats(const uint8_t *row, size_t k0, size_t n, uint
 }
 
 template <typename F_>
-A2SF_INLINE void plain_bfloats(const uint8_t *row, size_t k0, size_t n, uint16_t *high,
-                               uint16_t *low) {
+A2SF_INLINE void plain_bfloats(const uint8_t *row, size_t k0, size_t n, uint16_t *to) {
     const uint8_t *w = row + 2 * k0;
     for (size_t k = 0; k < n; k += 2 * kW) {
         alignas(64) uint8_t block[4 * kW] = {};
@@ -69,49 +65,37 @@ A2SF_INLINE void plain_bfloats(const uint8_t *row, size_t k0, size_t n, uint16_t
             from = block;
         }
         if constexpr (F_::kGgmlId == BF16::kGgmlId) {
-            _mm512_storeu_si512(high + k, _mm512_loadu_si512(from));
+            _mm512_storeu_si512(to + k, _mm512_loadu_si512(from));
         } else {
-            split_floats(load_halves(from), load_halves(from + 2 * kW), high + k, low + k);
+            _mm512_storeu_si512(to + k, to_bfloats(load_halves(from), load_halves(from + 2 * kW)));
         }
     }
 }
 
-// The planes of a format beside the first.
-template <typename F_>
-constexpr bool kLowWeights = F_::kGgmlId == F16::kGgmlId;
-template <typename F_>
-constexpr bool kLowX = F_::kGroup == 0;
-
 template <typename F_>
 static void fill_tile_panel(const MatmulTask &task, const Span &span, const TilePanel &panel) {
     const size_t n_tiles = (span.n + kTileCols - 1) / kTileCols;
-    uint16_t *low_rows = panel.rows + kTileRows * kRunCols;
     for (size_t r = 0; r < span.n_rows; r += kTileRows) {
         for (size_t i = 0; i < kTileRows; ++i) {
-            uint16_t *high = panel.rows + i * kRunCols, *low = low_rows + i * kRunCols;
+            uint16_t *to = panel.rows + i * kRunCols;
             const uint8_t *row = task.w + (span.r0 + r + i) * task.row_bytes;
             if (r + i >= span.n_rows) {
-                memset(high, 0, n_tiles * kTileStride);
-                memset(low, 0, n_tiles * kTileStride);
+                memset(to, 0, n_tiles * kTileStride);
             } else if constexpr (F_::kGroup == 0) {
-                plain_bfloats<F_>(row, span.k0, span.n, high, low);
+                plain_bfloats<F_>(row, span.k0, span.n, to);
             } else {
-                quantized_bfloats<F_>(row, span.k0, span.n, high);
+                quantized_bfloats<F_>(row, span.k0, span.n, to);
             }
         }
         for (size_t k = 0; k < n_tiles; ++k) {
             const size_t to = (r / kTileRows * n_tiles + k) * kTileSize;
-            transpose_tile(panel.rows + k * kTileCols, kRunCols, panel.high + to);
-            if constexpr (kLowWeights<F_>) {
-                transpose_tile(low_rows + k * kTileCols, kRunCols, panel.low + to);
-            }
+            transpose_tile(panel.rows + k * kTileCols, kRunCols, panel.w + to);
         }
     }
     // Rows come in pairs of tiles; what stands for the missing one is never stored.
     if (span.n_rows % (2 * kTileRows) - 1 < kTileRows) {
         const size_t to = (span.n_rows / kTileRows + (span.n_rows % kTileRows != 0)) * n_tiles;
-        memset(panel.high + to * kTileSize, 0, n_tiles * 2 * kTileSize);
-        if (kLowWeights<F_>) memset(panel.low + to * kTileSize, 0, n_tiles * 2 * kTileSize);
+        memset(panel.w + to * kTileSize, 0, n_tiles * 2 * kTileSize);
     }
 }
 
@@ -195,7 +179,7 @@ A2SF_INLINE Corner corner_at(const MatmulTask &task, const Span &span, const Til
 }
 
 // kTokenTiles tiles of tokens from t0 + i, all rows of the panel.
-template <int kTokenTiles, bool kLeftLow, bool kRightLow>
+template <int kTokenTiles>
 __attribute__((noinline)) static void tile_tokens(const MatmulTask &task, const Span &span,
                                                   const TilePanel &panel, size_t t0, size_t i) {
     const size_t t = t0 + i, u = t + kTileRows, j = i + kTileRows;
@@ -204,13 +188,13 @@ __attribute__((noinline)) static void tile_tokens(const MatmulTask &task, const 
     const size_t x_at = (t / kTileRows * x_tiles + span.k0 / kTileCols) * kTileSize;
     Operand left;
     left.high = task.xt.high + x_at;
-    left.low = task.xt.low + x_at;
+    left.low = nullptr;
     left.to_second = x_tiles * kTileSize;
     for (size_t r = 0; r < span.n_rows; r += 2 * kTileRows) {
         const size_t w_at = r / kTileRows * n_tiles * kTileSize;
         Operand right;
-        right.high = panel.high + w_at;
-        right.low = panel.low + w_at;
+        right.high = panel.w + w_at;
+        right.low = nullptr;
         right.to_second = n_tiles * kTileSize;
         load_corner<0>(corner_at(task, span, panel, t, i, r));
         load_corner<1>(corner_at(task, span, panel, t, i, r + kTileRows));
@@ -218,7 +202,7 @@ __attribute__((noinline)) static void tile_tokens(const MatmulTask &task, const 
             load_corner<2>(corner_at(task, span, panel, u, j, r));
             load_corner<3>(corner_at(task, span, panel, u, j, r + kTileRows));
         }
-        multiply_tiles<kTokenTiles, kLeftLow, kRightLow>(left, right, n_tiles);
+        multiply_tiles<kTokenTiles, false, false>(left, right, n_tiles);
         store_corner<0>(corner_at(task, span, panel, t, i, r));
         store_corner<1>(corner_at(task, span, panel, t, i, r + kTileRows));
         if constexpr (kTokenTiles == 2) {
@@ -231,17 +215,15 @@ __attribute__((noinline)) static void tile_tokens(const MatmulTask &task, const 
 using FillTilePanel = void (*)(const MatmulTask &task, const Span &span, const TilePanel &panel);
 
 // One panel for the tokens [t0, t0 + n).
-template <bool kLeftLow, bool kRightLow>
 A2SF_INLINE void tile_run(const MatmulTask &task, const Span &span, const TilePanel &panel,
                           size_t t0, size_t n) {
     size_t i = 0;
     for (; i + kTileRows < n; i += 2 * kTileRows) {
-        tile_tokens<2, kLeftLow, kRightLow>(task, span, panel, t0, i);
+        tile_tokens<2>(task, span, panel, t0, i);
     }
-    if (i < n) tile_tokens<1, kLeftLow, kRightLow>(task, span, panel, t0, i);
+    if (i < n) tile_tokens<1>(task, span, panel, t0, i);
 }
 
-template <bool kLeftLow, bool kRightLow>
 __attribute__((noinline)) static void matmul_tile_panels(const MatmulTask &task,
                                                          FillTilePanel fill) {
     const TilePanel panel = tile_panel_in(task.scratch);
@@ -257,8 +239,7 @@ __attribute__((noinline)) static void matmul_tile_panels(const MatmulTask &task,
                 span.n = cols < kRunCols ? cols : kRunCols;
                 fill(task, span, panel);
                 memory_barrier();
-                tile_run<kLeftLow, kRightLow>(task, span, panel, t0,
-                                              m < kRunTokens ? m : kRunTokens);
+                tile_run(task, span, panel, t0, m < kRunTokens ? m : kRunTokens);
             }
         }
     }
@@ -268,14 +249,14 @@ __attribute__((noinline)) static void matmul_tile_panels(const MatmulTask &task,
 
 template <typename F_>
 static void matmul_tiles(const MatmulTask &task) {
-    matmul_tile_panels<kLowX<F_>, kLowWeights<F_>>(task, fill_tile_panel<F_>);
+    matmul_tile_panels(task, fill_tile_panel<F_>);
 }
 
 template <typename F_>
 constexpr void use_tiles(Kernels &table, size_t index) {
     if constexpr (F_::kGgmlId != F32::kGgmlId) {
         table.matmul[index] = matmul_tiles<F_>;
-        table.batch_x[index] = kLowX<F_> ? kBatchBfloats : kBatchBfloat;
+        table.batch_x[index] = kBatchBfloat;
     }
 }
 
