@@ -135,9 +135,9 @@ struct MachinePeaks {
 };
 
 // For each KV head, which of the live slots with first_pos <= pos <= last_pos has the lowest score,
-// the oldest of equals; without scores, the oldest. At least one slot is in that range.
+// the oldest of equals. At least one slot is in that range.
 struct LowestArgs {
-    const float *scores = nullptr;   // [n_kv_heads, capacity] or null
+    const float *scores = nullptr;   // [n_kv_heads, capacity]
     const int32_t *pos = nullptr;    // [n_kv_heads, capacity]
     const uint32_t *live = nullptr;  // [n_kv_heads]
     size_t n_kv_heads = 0;

@@ -214,15 +214,22 @@ bool Cache::evict_one_each(size_t layer) {
         const size_t base = slot_index(layer, head);
         newest = pos_[base + order_[base + live_[head] - 1]];
     }
-    LowestArgs args;
-    args.scores = ranking == Ranking::Score ? score_row(layer, 0, 0) : nullptr;
-    args.pos = pos_.data() + slot_index(layer, 0);
-    args.live = live_.data();
-    args.n_kv_heads = n_heads;
-    args.capacity = capacity_;
-    args.first_pos = static_cast<int32_t>(std::min<size_t>(config_.n_sinks, INT32_MAX));
-    args.last_pos = newest - static_cast<int32_t>(config_.n_recent);
-    backend_.lowest(args, victim_.data());
+    if (ranking == Ranking::Age) {
+        for (size_t head = 0; head < n_heads; ++head) {
+            const size_t base = slot_index(layer, head);
+            victim_[head] = pos_[base + *find_pos(layer, head, config_.n_sinks)];
+        }
+    } else {
+        LowestArgs args;
+        args.scores = score_row(layer, 0, 0);
+        args.pos = pos_.data() + slot_index(layer, 0);
+        args.live = live_.data();
+        args.n_kv_heads = n_heads;
+        args.capacity = capacity_;
+        args.first_pos = static_cast<int32_t>(config_.n_sinks);
+        args.last_pos = newest - static_cast<int32_t>(config_.n_recent);
+        backend_.lowest(args, victim_.data());
+    }
     for (const int32_t pos : victim_) {
         if (pos == Backend::kNoVictim) return false;
     }
@@ -231,14 +238,21 @@ bool Cache::evict_one_each(size_t layer) {
     return true;
 }
 
+// Where the order of age has the first token at or behind a position.
+uint32_t *Cache::find_pos(size_t layer, size_t head, size_t pos) {
+    const size_t base = slot_index(layer, head);
+    uint32_t *first = order_.data() + base;
+    return std::lower_bound(
+        first, first + heads_[head_index(layer, head)].live, static_cast<int64_t>(pos),
+        [&](uint32_t slot, int64_t wanted) { return pos_[base + slot] < wanted; });
+}
+
 void Cache::remove_pos(size_t layer, size_t head, int32_t pos) {
     Head &state = heads_[head_index(layer, head)];
     const size_t base = slot_index(layer, head);
-    uint32_t *first = order_.data() + base, *last = first + state.live;
-    uint32_t *at = std::lower_bound(
-        first, last, pos, [&](uint32_t slot, int32_t p) { return pos_[base + slot] < p; });
+    uint32_t *at = find_pos(layer, head, static_cast<size_t>(pos));
     holes_[base + state.n_holes++] = *at;
-    std::copy(at + 1, last, at);
+    std::copy(at + 1, order_.data() + base + state.live, at);
     --state.live;
 }
 

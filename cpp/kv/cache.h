@@ -75,6 +75,7 @@ class Cache {
     void close_holes(size_t layer, size_t head);
     void move_slot(size_t layer, size_t head, uint32_t from, uint32_t to);
     bool evict_one_each(size_t layer);
+    uint32_t *find_pos(size_t layer, size_t head, size_t pos);
     void remove_pos(size_t layer, size_t head, int32_t pos);
     void gather_views(size_t layer);
     size_t slot_index(size_t layer, size_t head) const {

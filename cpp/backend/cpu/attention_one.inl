@@ -160,33 +160,43 @@ void add_one_scores(const float *p, const float *factor, size_t n, float decay, 
     }
 }
 
+// The scores of kW slots, negated, where first - 1 < pos <= last; minus infinity elsewhere.
+A2SF_INLINE F negated_inside(const float *scores, const int32_t *pos, I low, I high) {
+    return visible(sub(set1(0.0f), load(scores)), load_i(pos), low, high);
+}
+
 int32_t lowest_pos(const float *scores, const int32_t *pos, size_t n, int32_t first, int32_t last) {
-    float lowest = 0.0f;
-    if (scores != nullptr) {
-        const I low = set1_i(first - 1), high = set1_i(last);
-        F top = set1(-__builtin_inff()), taint = set1(0.0f);
-        size_t s = 0;
-        for (; s + kW <= n; s += kW) {
-            const F score = load(scores + s);
-            taint = fma(score, set1(0.0f), taint);
-            top = max(visible(sub(set1(0.0f), score), load_i(pos + s), low, high), top);
+    constexpr size_t kBlock = 4 * kW;
+    const I low = set1_i(first - 1), high = set1_i(last);
+    F top = set1(-__builtin_inff()), taint = set1(0.0f);
+    size_t whole = 0;
+    for (; whole + kBlock <= n; whole += kBlock) {
+        A2SF_UNROLL for (size_t i = 0; i < kBlock; i += kW) {
+            taint = fma(load(scores + whole + i), set1(0.0f), taint);
+            top = max(negated_inside(scores + whole + i, pos + whole + i, low, high), top);
         }
-        float highest = maximum(top), rest = sum(taint);
-        for (; s < n; ++s) {
-            rest += scores[s] * 0.0f;
-            const bool inside = pos[s] >= first && pos[s] <= last;
-            if (inside && -scores[s] > highest) highest = -scores[s];
-        }
-        if (rest != 0.0f) return -1;
-        lowest = -highest;
     }
-    // As numbers, not branches: compilers turn this into vectors.
+    float highest = maximum(top), rest = sum(taint);
+    for (size_t s = whole; s < n; ++s) {
+        rest += scores[s] * 0.0f;
+        const bool inside = pos[s] >= first && pos[s] <= last;
+        if (inside && -scores[s] > highest) highest = -scores[s];
+    }
+    if (rest != 0.0f) return -1;
     int32_t oldest = INT32_MAX;
-    for (size_t s = 0; s < n; ++s) {
-        const bool leaves = pos[s] >= first && pos[s] <= last;
-        const bool equal = scores == nullptr || scores[s] == lowest;
-        const int32_t candidate = leaves && equal ? pos[s] : INT32_MAX;
-        oldest = candidate < oldest ? candidate : oldest;
+    for (size_t s = 0; s < n; s += kBlock) {
+        const size_t end = s + kBlock < n ? s + kBlock : n;
+        if (s < whole) {
+            F block = set1(-__builtin_inff());
+            A2SF_UNROLL for (size_t i = 0; i < kBlock; i += kW) {
+                block = max(negated_inside(scores + s + i, pos + s + i, low, high), block);
+            }
+            if (maximum(block) != highest) continue;
+        }
+        for (size_t i = s; i < end; ++i) {
+            const bool leaves = pos[i] >= first && pos[i] <= last && -scores[i] == highest;
+            if (leaves && pos[i] < oldest) oldest = pos[i];
+        }
     }
     return oldest;
 }
