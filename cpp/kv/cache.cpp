@@ -96,6 +96,9 @@ std::span<const uint32_t> Cache::append(size_t layer, int32_t first_pos, size_t 
 void Cache::append_head(size_t layer, size_t head, int32_t first_pos, size_t m, uint32_t *slot) {
     Head &state = heads_[head_index(layer, head)];
     const size_t base = slot_index(layer, head);
+    // A chunk takes slots in a row, in order, so that attention can pass over what no query of a
+    // tile sees; a single token takes a hole where it is.
+    if (m > 1 && state.n_holes > 0) close_holes(layer, head);
     for (size_t i = 0; i < m; ++i) {
         const uint32_t next =
             state.n_holes > 0 ? holes_[base + --state.n_holes] : state.live + state.n_holes;

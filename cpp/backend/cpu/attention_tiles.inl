@@ -6,31 +6,24 @@
 namespace a2sf {
 namespace {
 
-// Columns [first, first + 32) of 16 rows of K as a right tile, high and low. rows [16, 2, 32]:
-// scratch; `values` one row.
-A2SF_INLINE void pack_keys(const float *values, size_t stride, uint16_t *rows, uint16_t *high,
-                           uint16_t *low) {
-    uint16_t *low_rows = rows + kTileSize;
+// 16 rows of K by 32 columns as a right tile. rows [16, 32]: scratch.
+A2SF_INLINE void pack_keys(const float *values, size_t stride, uint16_t *rows, uint16_t *to) {
     for (size_t i = 0; i < kTileRows; ++i) {
         const float *from = values + i * stride;
-        split_floats(load(from), load(from + kW), rows + i * kTileCols, low_rows + i * kTileCols);
+        _mm512_storeu_si512(rows + i * kTileCols, to_bfloats(load(from), load(from + kW)));
     }
-    transpose_tile(rows, kTileCols, high);
-    transpose_tile(low_rows, kTileCols, low);
+    transpose_tile(rows, kTileCols, to);
 }
 
 // 32 rows of V by 16 columns as a right tile: pairs of slots side by side.
-A2SF_INLINE void pack_values(const float *values, size_t stride, uint16_t *high, uint16_t *low) {
+A2SF_INLINE void pack_values(const float *values, size_t stride, uint16_t *to) {
     const __m512i pairs =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     for (size_t j = 0; j < kTileRows; ++j) {
         const float *from = values + 2 * j * stride;
-        uint16_t both[2][kTileCols];
-        split_floats(load(from), load(from + stride), both[0], both[1]);
-        const __m512i first = _mm512_loadu_si512(both[0]), rest = _mm512_loadu_si512(both[1]);
-        _mm512_storeu_si512(high + j * kTileCols, _mm512_permutexvar_epi16(pairs, first));
-        _mm512_storeu_si512(low + j * kTileCols, _mm512_permutexvar_epi16(pairs, rest));
+        const __m512i both = to_bfloats(load(from), load(from + stride));
+        _mm512_storeu_si512(to + j * kTileCols, _mm512_permutexvar_epi16(pairs, both));
     }
 }
 
@@ -38,7 +31,7 @@ A2SF_INLINE void pack_values(const float *values, size_t stride, uint16_t *high,
 void pack_slots(int kv_format, const uint8_t *k, const uint8_t *v, size_t row_bytes, size_t live,
                 size_t first, const TileKv &to, float *values) {
     const size_t n = to.head_dim;
-    alignas(64) uint16_t rows[2 * kTileSize];
+    alignas(64) uint16_t rows[kTileSize];
     const auto read = [&](const uint8_t *from) {
         for (size_t i = 0; i < kSlotsPerPack; ++i) {
             if (first + i < live) {
@@ -52,21 +45,20 @@ void pack_slots(int kv_format, const uint8_t *k, const uint8_t *v, size_t row_by
     for (size_t half = 0; half < 2; ++half) {
         for (size_t d = 0; d < n; d += kTileCols) {
             const size_t tile = (first / kTileRows + half) * (n / kTileCols) + d / kTileCols;
-            pack_keys(values + half * kTileRows * n + d, n, rows, to.k + tile * kTileSize,
-                      to.k_low + tile * kTileSize);
+            pack_keys(values + half * kTileRows * n + d, n, rows, to.k + tile * kTileSize);
         }
     }
     read(v);
     for (size_t d = 0; d < n; d += kTileRows) {
         const size_t tile = d / kTileRows * (to.slots / kTileCols) + first / kTileCols;
-        pack_values(values + d, n, to.v + tile * kTileSize, to.v_low + tile * kTileSize);
+        pack_values(values + d, n, to.v + tile * kTileSize);
     }
 }
 
 // Scratch of one tile of rows.
 struct TiledRows {
-    uint16_t *q;                // [2, row tiles, head_dim / 32] left tiles, high then low
-    uint16_t *p;                // [2, row tiles, slots / 32] left tiles of exp(logit - highest)
+    uint16_t *q;                // [row tiles, head_dim / 32] left tiles
+    uint16_t *p;                // [row tiles, slots / 32] left tiles of exp(logit - highest)
     float *logits;              // [kTiledRows, stride]
     float *out;                 // [kTiledRows, head_dim]
     int32_t *pos;               // [slots], out of reach from live on
@@ -84,7 +76,7 @@ A2SF_INLINE TiledRows tiled_rows_in(const TiledAttention &job, size_t slots) {
     rows.out = rows.logits + kTiledRows * rows.stride;
     rows.pos = (int32_t *)(rows.out + kTiledRows * head_dim);
     rows.q = (uint16_t *)(rows.pos + slots);
-    rows.p = rows.q + 2 * kTiledRows * head_dim;
+    rows.p = rows.q + kTiledRows * head_dim;
     return rows;
 }
 
@@ -101,23 +93,23 @@ A2SF_INLINE size_t slots_in_reach(const AttentionTile &tile) {
 
 A2SF_INLINE void load_queries(const AttentionTile &tile, const TiledRows &rows) {
     const size_t n = tile.head_dim, n_rows = tile.n_queries * tile.group;
-    const TileX to = {n, rows.q, rows.q + kTiledRows * n};
+    const TileX to = {n, rows.q};
     for (size_t r = 0; r < kTiledRows; ++r) {
         const float *q = tile.q + r / tile.group * tile.q_stride + r % tile.group * n;
-        split_row(r < n_rows ? q : nullptr, n, to, r);
+        tile_row(r < n_rows ? q : nullptr, n, to, r);
     }
 }
 
 // logits[r, s] = q[r] . k[s], not scaled.
 A2SF_INLINE void tiled_logits(const TiledAttention &job, const TiledRows &rows) {
     const size_t n_tiles = job.tile.head_dim / kTileCols;
-    const Operand q = {rows.q, rows.q + kTiledRows * job.tile.head_dim, n_tiles * kTileSize};
+    const Operand q = {rows.q, n_tiles * kTileSize};
     const size_t row_bytes = rows.stride * sizeof(float);
     for (size_t s = 0; s < rows.slots; s += 2 * kTileRows) {
         const size_t at = s / kTileRows * n_tiles * kTileSize;
-        const Operand k = {job.kv.k + at, job.kv.k_low + at, n_tiles * kTileSize};
+        const Operand k = {job.kv.k + at, n_tiles * kTileSize};
         tile_clear<0>(), tile_clear<1>(), tile_clear<2>(), tile_clear<3>();
-        multiply_tiles<2, true, true>(q, k, n_tiles);
+        multiply_tiles<2>(q, k, n_tiles);
         float *to = rows.logits + s, *second = to + kTileRows * rows.stride;
         tile_store<0>(to, row_bytes);
         tile_store<1>(to + kTileRows, row_bytes);
@@ -153,21 +145,20 @@ A2SF_INLINE float exponentials(const AttentionTile &tile, const TiledRows &rows,
     return sum(add(total, other));
 }
 
-// Splits 32 slots of all rows into p (of rows that do not exist p is not set and out not used) and
+// Rounds 32 slots of all rows into p (of rows that do not exist p is not set and out not used) and
 // adds them up, weighted, to each lane's sums.
-A2SF_INLINE void split_and_add(const TiledAttention &job, const TiledRows &rows, size_t s,
+A2SF_INLINE void round_and_add(const TiledAttention &job, const TiledRows &rows, size_t s,
                                const float (*weight)[kTiledRows]) {
     const size_t n_rows = job.tile.n_queries * job.tile.group;
     const size_t row_tile = rows.slots / kTileCols * kTileSize;
-    uint16_t *high = rows.p + s / kTileCols * kTileSize;
-    uint16_t *low = high + kTiledRows / kTileRows * row_tile;
+    uint16_t *p = rows.p + s / kTileCols * kTileSize;
     F sums[kMaxSums][2];
     for (size_t lane = 0; lane < kMaxSums; ++lane) sums[lane][0] = sums[lane][1] = set1(0.0f);
     for (size_t r = 0; r < n_rows; ++r) {
         const float *x = rows.logits + r * rows.stride + s;
         const size_t at = r / kTileRows * row_tile + r % kTileRows * kTileCols;
         const F first = load(x), second = load(x + kW);
-        split_floats(first, second, high + at, low + at);
+        _mm512_storeu_si512(p + at, to_bfloats(first, second));
         A2SF_UNROLL for (size_t lane = 0; lane < kMaxSums; ++lane) {
             sums[lane][0] = fma(set1(weight[lane][r]), first, sums[lane][0]);
             sums[lane][1] = fma(set1(weight[lane][r]), second, sums[lane][1]);
@@ -206,13 +197,13 @@ A2SF_INLINE void tiled_values(const TiledAttention &job, const TiledRows &rows) 
     const size_t n = job.tile.head_dim, n_tiles = rows.slots / kTileCols;
     const size_t v_tiles = job.kv.slots / kTileCols * kTileSize;
     const size_t row_tile = n_tiles * kTileSize;
-    const Operand p = {rows.p, rows.p + kTiledRows / kTileRows * row_tile, row_tile};
+    const Operand p = {rows.p, row_tile};
     const size_t row_bytes = n * sizeof(float);
     for (size_t d = 0; d < n; d += 2 * kTileRows) {
         const size_t at = d / kTileRows * v_tiles;
-        const Operand v = {job.kv.v + at, job.kv.v_low + at, v_tiles};
+        const Operand v = {job.kv.v + at, v_tiles};
         tile_clear<0>(), tile_clear<1>(), tile_clear<2>(), tile_clear<3>();
-        multiply_tiles<2, true, true>(p, v, n_tiles);
+        multiply_tiles<2>(p, v, n_tiles);
         float *to = rows.out + d, *second = to + kTileRows * n;
         tile_store<0>(to, row_bytes);
         tile_store<1>(to + kTileRows, row_bytes);
@@ -238,7 +229,7 @@ void attend_tiles(const TiledAttention &job) {
             weight[lane][r] = job.sums[lane].query_weight[r / tile.group] * rows.inverse[r];
         }
     }
-    for (size_t s = 0; s < rows.slots; s += kTileCols) split_and_add(job, rows, s, weight);
+    for (size_t s = 0; s < rows.slots; s += kTileCols) round_and_add(job, rows, s, weight);
     fade_rest(job, rows.slots);
     memory_barrier();
     tiled_values(job, rows);

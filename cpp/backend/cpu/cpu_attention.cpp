@@ -156,10 +156,8 @@ void CpuBackend::attention_on_tiles(const AttentionArgs &args, AttentionPlan pla
     TileKv kv;
     kv.slots = ceil_div(plan.live, kSlotsPerPack) * kSlotsPerPack;
     kv.head_dim = head_dim;
-    kv.k = reserve(tiles_, 4 * kv.slots * head_dim);
-    kv.k_low = kv.k + kv.slots * head_dim;
-    kv.v = kv.k_low + kv.slots * head_dim;
-    kv.v_low = kv.v + kv.slots * head_dim;
+    kv.k = reserve(tiles_, 2 * kv.slots * head_dim);
+    kv.v = kv.k + kv.slots * head_dim;
     plan.n_scratch = padded(tiled_scratch(kv.slots, head_dim));
     plan.scratch = reserve(attention_, n_threads() * plan.n_scratch);
     plan.partial = plan.n_parts == 1

@@ -146,13 +146,13 @@ CpuBackend::Prepared CpuBackend::prepare(const Input &input, const Forms &forms)
     split(whole, cols * 2, [&](size_t begin, size_t end, size_t worker) {
         for (size_t t = begin; t < end; ++t) {
             if (t >= m) {
-                kernels_.split_row(nullptr, cols, prepared.xt, t);
+                kernels_.tile_row(nullptr, cols, prepared.xt, t);
                 continue;
             }
             float *to = made ? rows + (kept ? t : worker) * cols : nullptr;
             const float *x = prepare_row(input, t, to);
             if (forms.integers) kernels_.quantize_row(x, cols, prepared.xq, t, m == 1);
-            if (forms.tiles) kernels_.split_row(x, cols, prepared.xt, t);
+            if (forms.tiles) kernels_.tile_row(x, cols, prepared.xt, t);
         }
     });
     return prepared;
@@ -162,8 +162,7 @@ CpuBackend::Prepared CpuBackend::prepare(const Input &input, const Forms &forms)
 TileX CpuBackend::tiles_for(Buffer<uint16_t> &memory, size_t m, size_t cols) {
     TileX tiles;
     tiles.cols = (cols + 31) / 32 * 32;
-    tiles.high = reserve(memory, (m + 15) / 16 * 16 * tiles.cols);
-    tiles.low = nullptr;
+    tiles.x = reserve(memory, (m + 15) / 16 * 16 * tiles.cols);
     return tiles;
 }
 
@@ -247,11 +246,11 @@ void CpuBackend::gated_ffn(const Input &input, const GatedFfn &ffn, const Produc
         }
         const auto act = ffn.act == Activation::Silu ? kernels_.silu_gated : kernels_.gelu_gated;
         TileX to = made.xt;  // from column `first` on
-        to.high += first / 32 * 16 * 32;
+        to.x += first / 32 * 16 * 32;
         for (size_t t = 0; t < (m + 15) / 16 * 16; ++t) {
             float *row = t < m ? gate + t * task.y_stride : nullptr;
             if (row != nullptr) act(row, row + kFfnRows, n, row);
-            kernels_.split_row(row, n, to, t);
+            kernels_.tile_row(row, n, to, t);
         }
     });
     multiply(made, m, {&down, 1});

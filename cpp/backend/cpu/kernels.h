@@ -45,11 +45,10 @@ struct QuantizedX {
 };
 
 // Activations of m tokens as bfloat16 tiles of 16 tokens by 32 columns, padded with zeros
-// to whole tiles: [tokens / 16, cols / 32, 16, 32]. low: what rounding to high cut off, or null.
+// to whole tiles: [tokens / 16, cols / 32, 16, 32].
 struct TileX {
     size_t cols;  // padded
-    uint16_t *high;
-    uint16_t *low;
+    uint16_t *x;
 };
 
 // What a product of several tokens reads its activations as.
@@ -138,13 +137,13 @@ struct OneQuery {
     float *total;    // [group]: the sum of p
 };
 
-// K and V of one KV head as bfloat16 tiles (tiles.inl), high and low parts of each number.
+// K and V of one KV head as bfloat16 tiles (tiles.inl).
 constexpr size_t kSlotsPerPack = 32;
 struct TileKv {
-    size_t slots;         // padded to kSlotsPerPack
-    size_t head_dim;      // a multiple of 32
-    uint16_t *k, *k_low;  // [slots / 16, head_dim / 32] right tiles
-    uint16_t *v, *v_low;  // [head_dim / 16, slots / 32] right tiles
+    size_t slots;     // padded to kSlotsPerPack
+    size_t head_dim;  // a multiple of 32
+    uint16_t *k;      // [slots / 16, head_dim / 32] right tiles
+    uint16_t *v;      // [head_dim / 16, slots / 32] right tiles
 };
 
 // One accumulated score per slot: into[s] = decay * into[s] + sum over the queries i and heads g of
@@ -167,7 +166,7 @@ struct TiledAttention {
 };
 A2SF_INLINE constexpr size_t tiled_scratch(size_t slots, size_t head_dim) {
     return kTiledRows * (slots + kMaxLanes) + kTiledRows * head_dim + slots +
-           kTiledRows * (head_dim + slots);
+           kTiledRows / 2 * (head_dim + slots);
 }
 
 struct Kernels {
@@ -190,7 +189,7 @@ struct Kernels {
     void (*quantize_row)(const float *x, size_t n, const QuantizedX &xq, size_t t, bool lanes);
 
     // Row t of xt from x [n], zeros where x is null. Null where no batch product reads tiles.
-    void (*split_row)(const float *x, size_t n, const TileX &xt, size_t t);
+    void (*tile_row)(const float *x, size_t n, const TileX &xt, size_t t);
 
     // By WeightType::index. matvec: m == 1. matmul: any m; a row's result is the same for every m.
     void (*matvec[kNFormats])(const MatmulTask &task);

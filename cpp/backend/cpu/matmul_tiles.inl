@@ -187,14 +187,12 @@ __attribute__((noinline)) static void tile_tokens(const MatmulTask &task, const 
     const size_t x_tiles = task.xt.cols / kTileCols;
     const size_t x_at = (t / kTileRows * x_tiles + span.k0 / kTileCols) * kTileSize;
     Operand left;
-    left.high = task.xt.high + x_at;
-    left.low = nullptr;
+    left.first = task.xt.x + x_at;
     left.to_second = x_tiles * kTileSize;
     for (size_t r = 0; r < span.n_rows; r += 2 * kTileRows) {
         const size_t w_at = r / kTileRows * n_tiles * kTileSize;
         Operand right;
-        right.high = panel.w + w_at;
-        right.low = nullptr;
+        right.first = panel.w + w_at;
         right.to_second = n_tiles * kTileSize;
         load_corner<0>(corner_at(task, span, panel, t, i, r));
         load_corner<1>(corner_at(task, span, panel, t, i, r + kTileRows));
@@ -202,7 +200,7 @@ __attribute__((noinline)) static void tile_tokens(const MatmulTask &task, const 
             load_corner<2>(corner_at(task, span, panel, u, j, r));
             load_corner<3>(corner_at(task, span, panel, u, j, r + kTileRows));
         }
-        multiply_tiles<kTokenTiles, false, false>(left, right, n_tiles);
+        multiply_tiles<kTokenTiles>(left, right, n_tiles);
         store_corner<0>(corner_at(task, span, panel, t, i, r));
         store_corner<1>(corner_at(task, span, panel, t, i, r + kTileRows));
         if constexpr (kTokenTiles == 2) {
@@ -265,7 +263,7 @@ constexpr Kernels with_tiles(Kernels table) {
 #define A2SF_TILES(F_) use_tiles<F_>(table, n++);
     A2SF_WEIGHT_FORMATS(A2SF_TILES)
 #undef A2SF_TILES
-    table.split_row = split_row;
+    table.tile_row = tile_row;
     table.panel_bytes = kTilePanelBytes < kPanelBytes ? kPanelBytes : kTilePanelBytes;
     table.panel_rows = kRunRows;
     return table;

@@ -91,31 +91,20 @@ A2SF_INLINE void load_right(const uint16_t *first, size_t to_second) {
     tile_load<7>(first + to_second, kTileStride);
 }
 
-// Where operands lie: planes of consecutive tiles along the columns, the second token or row tile
-// `to_second` elements after the first. low: what bfloat16 cut off, or null.
+// Where an operand lies: consecutive tiles along the columns, the second token or row tile
+// `to_second` elements after the first.
 struct Operand {
-    const uint16_t *high;
-    const uint16_t *low;
+    const uint16_t *first;
     size_t to_second;
 };
 
-// Adds the products of n_tiles tiles along the columns. Where an operand is split into a high and a
-// low part the product of the two low parts is left out: at most 2^-16 of the result.
-template <int kTokenTiles, bool kLeftLow, bool kRightLow>
+// Adds the products of n_tiles tiles along the columns.
+template <int kTokenTiles>
 A2SF_INLINE void multiply_tiles(const Operand &left, const Operand &right, size_t n_tiles) {
     for (size_t k = 0; k < n_tiles; ++k) {
-        const size_t at = k * kTileSize;
-        load_left<kTokenTiles>(left.high + at, left.to_second);
-        if constexpr (kRightLow) {
-            load_right(right.low + at, right.to_second);
-            add_products<kTokenTiles>();
-        }
-        load_right(right.high + at, right.to_second);
+        load_left<kTokenTiles>(left.first + k * kTileSize, left.to_second);
+        load_right(right.first + k * kTileSize, right.to_second);
         add_products<kTokenTiles>();
-        if constexpr (kLeftLow) {
-            load_left<kTokenTiles>(left.low + at, left.to_second);
-            add_products<kTokenTiles>();
-        }
     }
 }
 
@@ -125,25 +114,6 @@ A2SF_INLINE void multiply_tiles(const Operand &left, const Operand &right, size_
 A2SF_INLINE __m512i to_bfloats(F first, F second) {
     return (__m512i)_mm512_cvtne2ps_pbh(second, first);
 }
-A2SF_INLINE F from_bfloats(__m256i values) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
-}
-A2SF_INLINE F low_floats(__m512i bfloats) {
-    return from_bfloats(_mm512_castsi512_si256(bfloats));
-}
-A2SF_INLINE F high_floats(__m512i bfloats) {
-    return from_bfloats(_mm512_extracti64x4_epi64(bfloats, 1));
-}
-
-// high + low ~ 32 floats, to 16 bits of mantissa.
-A2SF_INLINE void split_floats(F first, F second, uint16_t *high, uint16_t *low) {
-    const __m512i rounded = to_bfloats(first, second);
-    _mm512_storeu_si512(high, rounded);
-    const F first_rest = sub(first, low_floats(rounded));
-    const F second_rest = sub(second, high_floats(rounded));
-    _mm512_storeu_si512(low, to_bfloats(first_rest, second_rest));
-}
-
 // to[j][n] = from[n][j] for 16 x 16 dwords; rows of `from` are stride elements of 2 bytes apart.
 A2SF_INLINE void transpose_tile(const uint16_t *from, size_t stride, uint16_t *to) {
     __m512i a[16], b[16];
@@ -172,7 +142,7 @@ A2SF_INLINE void transpose_tile(const uint16_t *from, size_t stride, uint16_t *t
 }
 
 // Row t of a left operand from x [n], zeros up to whole tiles; a null x gives a row of zeros.
-void split_row(const float *x, size_t n, const TileX &to, size_t t) {
+void tile_row(const float *x, size_t n, const TileX &to, size_t t) {
     const size_t tile = t / kTileRows * (to.cols / kTileCols);
     for (size_t k = 0; k < n; k += kTileCols) {
         const size_t at = (tile + k / kTileCols) * kTileSize + t % kTileRows * kTileCols;
@@ -185,11 +155,7 @@ void split_row(const float *x, size_t n, const TileX &to, size_t t) {
             first = left >= kW ? load(x + k) : load_n(x + k, left);
             second = left > kW ? load_n(x + k + kW, left - kW) : second;
         }
-        if (to.low != nullptr) {
-            split_floats(first, second, to.high + at, to.low + at);
-        } else {
-            _mm512_storeu_si512(to.high + at, to_bfloats(first, second));
-        }
+        _mm512_storeu_si512(to.x + at, to_bfloats(first, second));
     }
 }
 
