@@ -1,7 +1,7 @@
 // Attention of many queries on AMX tiles: the query heads of one KV head by up to 32 rows, over all
-// live slots. K and V are turned into bfloat16 tiles once per chunk and KV head. All factors are
-// split in a high and a low part, so that products keep 16 bits of mantissa; sums, softmax and
-// scores are float32. Included by isa_amx.cpp, after tiles.inl.
+// live slots. K and V are turned into bfloat16 tiles once per chunk and KV head. Queries and
+// probabilities are rounded as they are used: what q, k and v went through in their own products.
+// Sums, softmax and scores are float32. Included by isa_amx.cpp, after tiles.inl.
 
 namespace a2sf {
 namespace {
