@@ -55,38 +55,47 @@ void pack_slots(int kv_format, const uint8_t *k, const uint8_t *v, size_t row_by
     }
 }
 
+// Slots are taken in blocks that stay in the first level of cache from logits to values.
+constexpr size_t kBlockSlots = kTiledBlockSlots;
+// Not a multiple of a page: rows of one column would fall in the same sets of the cache.
+constexpr size_t kLogitStride = kBlockSlots + kMaxLanes;
+// A row's probabilities are 2^(t - ref), t = logit * scale / ln 2. ref follows the highest t seen
+// only when it is that much behind: seldom after the first block, and far from any overflow.
+constexpr float kMostBehind = 16.0f;
+
 // Scratch of one tile of rows.
 struct TiledRows {
-    uint16_t *q;                // [row tiles, head_dim / 32] left tiles
-    uint16_t *p;                // [row tiles, slots / 32] left tiles of exp(logit - highest)
-    float *logits;              // [kTiledRows, stride]
-    float *out;                 // [kTiledRows, head_dim]
-    int32_t *pos;               // [slots], out of reach from live on
-    float inverse[kTiledRows];  // 1 / the sum of a row of p
-    size_t stride, slots;       // slots: only those that some row may see
+    uint16_t *q;    // [row tiles, head_dim / 32] left tiles
+    uint16_t *p;    // [row tiles, slots / 32] left tiles of 2^(t - ref)
+    float *logits;  // [kTiledRows, kLogitStride] of one block
+    float *out;     // [kTiledRows, head_dim]
+    float *refs;    // [blocks, kTiledRows]: ref when p of that block was made
+    float *weight;  // [kMaxSums, kTiledRows] of one block
+    float ref[kTiledRows], total[kTiledRows];
+    size_t slots;  // only those that some row may see
 };
 
 A2SF_INLINE TiledRows tiled_rows_in(const TiledAttention &job, size_t slots) {
     const size_t head_dim = job.tile.head_dim;
     TiledRows rows;
     rows.slots = slots;
-    // Not a multiple of a page: rows of one column would fall in the same sets of the cache.
-    rows.stride = slots + kMaxLanes;
     rows.logits = job.tile.scratch;
-    rows.out = rows.logits + kTiledRows * rows.stride;
-    rows.pos = (int32_t *)(rows.out + kTiledRows * head_dim);
-    rows.q = (uint16_t *)(rows.pos + slots);
+    rows.out = rows.logits + kTiledRows * kLogitStride;
+    rows.refs = rows.out + kTiledRows * head_dim;
+    rows.weight = rows.refs + (slots + kBlockSlots - 1) / kBlockSlots * kTiledRows;
+    rows.q = (uint16_t *)(rows.weight + kMaxSums * kTiledRows);
     rows.p = rows.q + kTiledRows * head_dim;
+    for (size_t r = 0; r < kTiledRows; ++r) rows.ref[r] = -__builtin_inff(), rows.total[r] = 0.0f;
+    memset(rows.out, 0, kTiledRows * head_dim * sizeof(float));
     return rows;
 }
 
 // Slots up to the last one in reach of any row, in whole packs.
-A2SF_INLINE size_t slots_in_reach(const AttentionTile &tile) {
-    const Reach reach = reach_of(tile, 0, tile.n_queries - 1);
-    size_t s = (tile.live + kSlotsPerPack - 1) / kSlotsPerPack * kSlotsPerPack;
-    for (; s > kSlotsPerPack; s -= kSlotsPerPack) {
-        const size_t first = s - kSlotsPerPack, left = tile.live - first;
-        if (any_seen(tile.pos, first, left < kSlotsPerPack ? left : kSlotsPerPack, reach)) break;
+A2SF_INLINE size_t slots_in_reach(const TiledAttention &job) {
+    const Reach reach = reach_of(job.tile, 0, job.tile.n_queries - 1);
+    size_t s = (job.tile.live + kSlotsPerPack - 1) / kSlotsPerPack * kSlotsPerPack;
+    while (s > kSlotsPerPack && !any_seen(job.kv.pos, s - kSlotsPerPack, kSlotsPerPack, reach)) {
+        s -= kSlotsPerPack;
     }
     return s;
 }
@@ -100,83 +109,189 @@ A2SF_INLINE void load_queries(const AttentionTile &tile, const TiledRows &rows) 
     }
 }
 
-// logits[r, s] = q[r] . k[s], not scaled.
-A2SF_INLINE void tiled_logits(const TiledAttention &job, const TiledRows &rows) {
+// logits[r, s] = q[r] . k[s], not scaled, of n slots from `first` on.
+A2SF_INLINE void tiled_logits(const TiledAttention &job, const TiledRows &rows, size_t first,
+                              size_t n) {
     const size_t n_tiles = job.tile.head_dim / kTileCols;
     const Operand q = {rows.q, n_tiles * kTileSize};
-    const size_t row_bytes = rows.stride * sizeof(float);
-    for (size_t s = 0; s < rows.slots; s += 2 * kTileRows) {
-        const size_t at = s / kTileRows * n_tiles * kTileSize;
+    constexpr size_t kRowBytes = kLogitStride * sizeof(float);
+    for (size_t s = 0; s < n; s += 2 * kTileRows) {
+        const size_t at = (first + s) / kTileRows * n_tiles * kTileSize;
         const Operand k = {job.kv.k + at, n_tiles * kTileSize};
         tile_clear<0>(), tile_clear<1>(), tile_clear<2>(), tile_clear<3>();
         multiply_tiles<2>(q, k, n_tiles);
-        float *to = rows.logits + s, *second = to + kTileRows * rows.stride;
-        tile_store<0>(to, row_bytes);
-        tile_store<1>(to + kTileRows, row_bytes);
-        tile_store<2>(second, row_bytes);
-        tile_store<3>(second + kTileRows, row_bytes);
+        float *to = rows.logits + s, *second = to + kTileRows * kLogitStride;
+        tile_store<0>(to, kRowBytes);
+        tile_store<1>(to + kTileRows, kRowBytes);
+        tile_store<2>(second, kRowBytes);
+        tile_store<3>(second + kTileRows, kRowBytes);
     }
     memory_barrier();
 }
 
-// Row r of logits becomes exp(logit - highest), 0 where the row does not see the slot. Returns the
-// sum.
-A2SF_INLINE float exponentials(const AttentionTile &tile, const TiledRows &rows, size_t r) {
-    float *x = rows.logits + r * rows.stride;
-    const Reach own = reach_of(tile, r / tile.group, r / tile.group);
-    const I low = set1_i(own.low), high = set1_i(own.high);
-    const F scale = set1(tile.scale);
-    F top = set1(-__builtin_inff());
-    for (size_t s = 0; s < rows.slots; s += kW) {
-        const F logit = visible(mul(load(x + s), scale), load_i(rows.pos + s), low, high);
-        store(x + s, logit);
-        top = max(top, logit);
-    }
-    const F highest = set1(maximum(top));
-    F total = set1(0.0f), other = total;
-    for (size_t s = 0; s < rows.slots; s += 2 * kW) {
-        const F first = exp_of(sub(load(x + s), highest));
-        const F second = exp_of(sub(load(x + s + kW), highest));
-        store(x + s, first);
-        store(x + s + kW, second);
-        total = add(total, first);
-        other = add(other, second);
-    }
-    return sum(add(total, other));
+// Whether low < pos <= high in all lanes.
+A2SF_INLINE bool all_between(I pos, I low, I high) {
+    const __mmask16 above = _mm512_cmpgt_epi32_mask(pos, low);
+    return _mm512_mask_cmple_epi32_mask(above, pos, high) == 0xffff;
 }
 
-// Rounds 32 slots of all rows into p (of rows that do not exist p is not set and out not used) and
-// adds them up, weighted, to each lane's sums.
-A2SF_INLINE void round_and_add(const TiledAttention &job, const TiledRows &rows, size_t s,
-                               const float (*weight)[kTiledRows]) {
-    const size_t n_rows = job.tile.n_queries * job.tile.group;
-    const size_t row_tile = rows.slots / kTileCols * kTileSize;
-    uint16_t *p = rows.p + s / kTileCols * kTileSize;
-    F sums[kMaxSums][2];
-    for (size_t lane = 0; lane < kMaxSums; ++lane) sums[lane][0] = sums[lane][1] = set1(0.0f);
-    for (size_t r = 0; r < n_rows; ++r) {
-        const float *x = rows.logits + r * rows.stride + s;
-        const size_t at = r / kTileRows * row_tile + r % kTileRows * kTileCols;
-        const F first = load(x), second = load(x + kW);
-        _mm512_storeu_si512(p + at, to_bfloats(first, second));
-        A2SF_UNROLL for (size_t lane = 0; lane < kMaxSums; ++lane) {
-            sums[lane][0] = fma(set1(weight[lane][r]), first, sums[lane][0]);
-            sums[lane][1] = fma(set1(weight[lane][r]), second, sums[lane][1]);
+// Logits of slots that a row does not see become minus infinity.
+A2SF_INLINE void hide_unseen(const TiledAttention &job, const TiledRows &rows, size_t first,
+                             size_t n) {
+    const AttentionTile &tile = job.tile;
+    const size_t n_rows = tile.n_queries * tile.group;
+    // What all rows see: above the newest query's window, not after the oldest query.
+    const I low = set1_i(reach_of(tile, tile.n_queries - 1, tile.n_queries - 1).low);
+    const I high = set1_i(reach_of(tile, 0, 0).high);
+    for (size_t s = 0; s < n; s += kW) {
+        const I pos = load_i(job.kv.pos + first + s);
+        if (all_between(pos, low, high)) continue;
+        for (size_t r = 0; r < n_rows; ++r) {
+            const Reach own = reach_of(tile, r / tile.group, r / tile.group);
+            float *x = rows.logits + r * kLogitStride + s;
+            store(x, visible(load(x), pos, set1_i(own.low), set1_i(own.high)));
         }
     }
+}
+
+// 2^t for t <= kMostBehind, 0 at minus infinity: 2^floor(t) times a polynomial in t - floor(t) that
+// is exact at 0 and 1 and within 3.4e-6 between, a thousandth of what rounding p costs.
+A2SF_INLINE F tile_exp2(F t) {
+    const F x = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    F series = fma(set1(0.013555747f), x, set1(0.052032369f));
+    series = fma(series, x, set1(0.24137976f));
+    series = fma(series, x, set1(0.69303212f));
+    series = fma(series, x, set1(1.0f));
+    return _mm512_scalef_ps(series, t);
+}
+
+// Moves row r's ref up to the highest t of its n logits, and all it has summed with it.
+void raise_ref(TiledRows &rows, size_t r, size_t head_dim, F top, float to_t) {
+    const float ref = maximum(top) * to_t;
+    alignas(64) float factor[kW];
+    store(factor, tile_exp2(set1(rows.ref[r] - ref)));
+    rows.total[r] *= factor[0];
+    rows.ref[r] = ref;
+    float *out = rows.out + r * head_dim;
+    for (size_t d = 0; d < head_dim; d += kW) store(out + d, mul(load(out + d), set1(factor[0])));
+}
+
+// p of n slots of row r from their logits.
+A2SF_INLINE void tiled_exponentials(const TiledAttention &job, TiledRows &rows, size_t r,
+                                    size_t first, size_t n) {
+    const float *x = rows.logits + r * kLogitStride;
+    const float to_t = job.tile.scale * 1.44269504f;
+    F top = load(x), other = load(x + kW);
+    for (size_t s = 2 * kW; s < n; s += 2 * kW) {
+        top = max(top, load(x + s));
+        other = max(other, load(x + s + kW));
+    }
+    top = max(top, other);
+    const F most = set1((rows.ref[r] + kMostBehind) / to_t);
+    if (_mm512_cmp_ps_mask(top, most, _CMP_GT_OQ) != 0) {
+        raise_ref(rows, r, job.tile.head_dim, top, to_t);
+    }
+    // A row that has seen nothing yet has no ref; what it does not see is 0 for any.
+    const bool blind = rows.ref[r] == -__builtin_inff();
+    const F factor = set1(to_t), ref = set1(blind ? 0.0f : -rows.ref[r]);
+    uint16_t *p = rows.p + r / kTileRows * (rows.slots / kTileCols) * kTileSize +
+                  first / kTileCols * kTileSize + r % kTileRows * kTileCols;
+    F total = set1(0.0f);
+    other = total;
+    for (size_t s = 0; s < n; s += kTileCols) {
+        const F one = tile_exp2(fma(load(x + s), factor, ref));
+        const F two = tile_exp2(fma(load(x + s + kW), factor, ref));
+        _mm512_storeu_si512(p + s / kTileCols * kTileSize, to_bfloats(one, two));
+        total = add(total, one);
+        other = add(other, two);
+    }
+    rows.total[r] += sum(add(total, other));
+}
+
+// into[s] = decay * into[s] + added for up to kW slots.
+A2SF_INLINE void add_to_sum(const ScoreSum &score, size_t s, size_t live, F added) {
+    if (s >= live) return;
+    const size_t left = live - s;
+    float *into = score.into + s;
+    if (left < kW) {
+        const F old = score.decay == 0.0f ? set1(0.0f) : load_n(into, left);
+        return store_n(into, fma(set1(score.decay), old, added), left);
+    }
+    const F old = score.decay == 0.0f ? set1(0.0f) : load(into);
+    store(into, fma(set1(score.decay), old, added));
+}
+
+// Weighted sums of 32 slots, for each lane: even and odd slots apart, and rows of two parities, so
+// that there are chains enough to hide an addition's latency.
+template <size_t kSums>
+struct SlotSums {
+    F of[kSums][2][2];
+};
+
+template <size_t kSums>
+A2SF_INLINE void add_row(const uint16_t *p, const float *weight, size_t parity,
+                         SlotSums<kSums> &sums) {
+    const __m512i both = _mm512_loadu_si512(p);
+    const F even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    const F odd = _mm512_castsi512_ps(_mm512_and_si512(both, set1_i((int32_t)0xffff0000)));
+    A2SF_UNROLL for (size_t lane = 0; lane < kSums; ++lane) {
+        F *sum = sums.of[lane][parity];
+        sum[0] = fma(set1(weight[lane * kTiledRows]), even, sum[0]);
+        sum[1] = fma(set1(weight[lane * kTiledRows]), odd, sum[1]);
+    }
+}
+
+// Adds 32 slots of all rows, weighted, to each lane's sums.
+template <size_t kSums>
+A2SF_INLINE void add_weighted(const TiledAttention &job, const TiledRows &rows, size_t s) {
+    const size_t n_rows = job.tile.n_queries * job.tile.group;
+    const size_t row_tile = rows.slots / kTileCols * kTileSize;
+    SlotSums<kSums> sums;
+    A2SF_UNROLL for (size_t lane = 0; lane < kSums; ++lane) {
+        A2SF_UNROLL for (size_t i = 0; i < 4; ++i) sums.of[lane][i / 2][i % 2] = set1(0.0f);
+    }
+    for (size_t first = 0; first < n_rows; first += kTileRows) {
+        const uint16_t *p = rows.p + first / kTileRows * row_tile + s / kTileCols * kTileSize;
+        const float *weight = rows.weight + first;
+        const size_t n = n_rows - first < kTileRows ? n_rows - first : kTileRows;
+        size_t r = 0;
+        for (; r + 2 <= n; r += 2) {
+            add_row(p + r * kTileCols, weight + r, 0, sums);
+            add_row(p + (r + 1) * kTileCols, weight + r + 1, 1, sums);
+        }
+        if (r < n) add_row(p + r * kTileCols, weight + r, 0, sums);
+    }
+    const I low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const I high = _mm512_add_epi32(low, set1_i(8));
+    A2SF_UNROLL for (size_t lane = 0; lane < kSums; ++lane) {
+        const F even = add(sums.of[lane][0][0], sums.of[lane][1][0]);
+        const F odd = add(sums.of[lane][0][1], sums.of[lane][1][1]);
+        const ScoreSum &score = job.sums[lane];
+        add_to_sum(score, s, job.tile.live, _mm512_permutex2var_ps(even, low, odd));
+        add_to_sum(score, s + kW, job.tile.live, _mm512_permutex2var_ps(even, high, odd));
+    }
+}
+
+// The scores, once every row's total is known: p of a block counts 2^(its ref - the last) / total.
+A2SF_INLINE void tiled_sums(const TiledAttention &job, const TiledRows &rows) {
+    const AttentionTile &tile = job.tile;
+    float base[kMaxSums][kTiledRows] = {};
     for (size_t lane = 0; lane < job.n_sums; ++lane) {
-        for (size_t half = 0; half < 2; ++half) {
-            const size_t at = s + half * kW, left = job.tile.live > at ? job.tile.live - at : 0;
-            float *into = job.sums[lane].into + at;
-            const F decay = set1(job.sums[lane].decay);
-            if (left == 0) continue;
-            if (left < kW) {
-                const F old = job.sums[lane].decay == 0.0f ? decay : load_n(into, left);
-                store_n(into, fma(decay, old, sums[lane][half]), left);
-            } else {
-                const F old = job.sums[lane].decay == 0.0f ? decay : load(into);
-                store(into, fma(decay, old, sums[lane][half]));
+        for (size_t r = 0; r < tile.n_queries * tile.group; ++r) {
+            base[lane][r] = job.sums[lane].query_weight[r / tile.group] / rows.total[r];
+        }
+    }
+    for (size_t first = 0; first < rows.slots; first += kBlockSlots) {
+        const float *refs = rows.refs + first / kBlockSlots * kTiledRows;
+        for (size_t r = 0; r < kTiledRows; r += kW) {
+            const F factor = tile_exp2(sub(load(refs + r), load(rows.ref + r)));
+            for (size_t lane = 0; lane < job.n_sums; ++lane) {
+                store(rows.weight + lane * kTiledRows + r, mul(load(base[lane] + r), factor));
             }
+        }
+        const size_t left = rows.slots - first, n = left < kBlockSlots ? left : kBlockSlots;
+        for (size_t s = first; s < first + n; s += kTileCols) {
+            job.n_sums == 1 ? add_weighted<1>(job, rows, s) : add_weighted<kMaxSums>(job, rows, s);
         }
     }
 }
@@ -193,18 +308,22 @@ A2SF_INLINE void fade_rest(const TiledAttention &job, size_t slots) {
     }
 }
 
-A2SF_INLINE void tiled_values(const TiledAttention &job, const TiledRows &rows) {
-    const size_t n = job.tile.head_dim, n_tiles = rows.slots / kTileCols;
+// out[r] += sum of p[r, s] * v[s] over n slots from `first` on.
+A2SF_INLINE void tiled_values(const TiledAttention &job, const TiledRows &rows, size_t first,
+                              size_t n) {
+    const size_t head_dim = job.tile.head_dim;
     const size_t v_tiles = job.kv.slots / kTileCols * kTileSize;
-    const size_t row_tile = n_tiles * kTileSize;
-    const Operand p = {rows.p, row_tile};
-    const size_t row_bytes = n * sizeof(float);
-    for (size_t d = 0; d < n; d += 2 * kTileRows) {
-        const size_t at = d / kTileRows * v_tiles;
-        const Operand v = {job.kv.v + at, v_tiles};
-        tile_clear<0>(), tile_clear<1>(), tile_clear<2>(), tile_clear<3>();
-        multiply_tiles<2>(p, v, n_tiles);
-        float *to = rows.out + d, *second = to + kTileRows * n;
+    const size_t at = first / kTileCols * kTileSize;
+    const Operand p = {rows.p + at, rows.slots / kTileCols * kTileSize};
+    const size_t row_bytes = head_dim * sizeof(float);
+    for (size_t d = 0; d < head_dim; d += 2 * kTileRows) {
+        const Operand v = {job.kv.v + d / kTileRows * v_tiles + at, v_tiles};
+        float *to = rows.out + d, *second = to + kTileRows * head_dim;
+        tile_load<0>(to, row_bytes);
+        tile_load<1>(to + kTileRows, row_bytes);
+        tile_load<2>(second, row_bytes);
+        tile_load<3>(second + kTileRows, row_bytes);
+        multiply_tiles<2>(p, v, n / kTileCols);
         tile_store<0>(to, row_bytes);
         tile_store<1>(to + kTileRows, row_bytes);
         tile_store<2>(second, row_bytes);
@@ -216,27 +335,25 @@ A2SF_INLINE void tiled_values(const TiledAttention &job, const TiledRows &rows) 
 void attend_tiles(const TiledAttention &job) {
     const AttentionTile &tile = job.tile;
     const size_t n_rows = tile.n_queries * tile.group, n = tile.head_dim;
-    TiledRows rows = tiled_rows_in(job, slots_in_reach(tile));
-    for (size_t s = 0; s < rows.slots; ++s) rows.pos[s] = s < tile.live ? tile.pos[s] : INT32_MAX;
+    TiledRows rows = tiled_rows_in(job, slots_in_reach(job));
     load_queries(tile, rows);
     memory_barrier();
     tiles_on();
-    tiled_logits(job, rows);
-    float weight[kMaxSums][kTiledRows] = {};
-    for (size_t r = 0; r < n_rows; ++r) {
-        rows.inverse[r] = 1.0f / exponentials(tile, rows, r);
-        for (size_t lane = 0; lane < job.n_sums; ++lane) {
-            weight[lane][r] = job.sums[lane].query_weight[r / tile.group] * rows.inverse[r];
-        }
+    for (size_t first = 0; first < rows.slots; first += kBlockSlots) {
+        const size_t left = rows.slots - first, n_slots = left < kBlockSlots ? left : kBlockSlots;
+        tiled_logits(job, rows, first, n_slots);
+        hide_unseen(job, rows, first, n_slots);
+        for (size_t r = 0; r < n_rows; ++r) tiled_exponentials(job, rows, r, first, n_slots);
+        memcpy(rows.refs + first / kBlockSlots * kTiledRows, rows.ref, sizeof rows.ref);
+        memory_barrier();
+        tiled_values(job, rows, first, n_slots);
     }
-    for (size_t s = 0; s < rows.slots; s += kTileCols) round_and_add(job, rows, s, weight);
-    fade_rest(job, rows.slots);
-    memory_barrier();
-    tiled_values(job, rows);
     tiles_off();
+    if (job.n_sums > 0) tiled_sums(job, rows);
+    fade_rest(job, rows.slots);
     for (size_t r = 0; r < n_rows; ++r) {
         float *to = tile.out + r / tile.group * tile.out_stride + r % tile.group * n;
-        const F inverse = set1(rows.inverse[r]);
+        const F inverse = set1(1.0f / rows.total[r]);
         for (size_t d = 0; d < n; d += kW) store(to + d, mul(load(rows.out + r * n + d), inverse));
     }
 }

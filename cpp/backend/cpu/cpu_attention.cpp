@@ -3,6 +3,8 @@
 // Scores are sums over queries; to give the same sum for any number of threads, each KV head's
 // tiles are cut into a fixed number of parts, a part adds up its tiles in order, and the parts are
 // added in order afterwards.
+#include <algorithm>
+
 #include "backend/cpu/cpu_backend.h"
 
 namespace a2sf {
@@ -11,6 +13,7 @@ namespace {
 
 constexpr size_t kTileRows = 16;  // query rows that share one pass over K and V
 constexpr size_t kMaxParts = 16;
+constexpr size_t kTiledKvBytes = size_t{4} << 20;  // of K and V as tiles, if more than one head
 
 size_t ceil_div(size_t a, size_t b) {
     return (a + b - 1) / b;
@@ -24,24 +27,26 @@ struct CpuBackend::AttentionPlan {
     size_t tile_queries;  // queries per tile
     size_t n_tiles;       // per KV head
     size_t n_parts;       // per KV head
-    size_t live;          // padded, the longest head's
-    size_t n_scratch;     // floats per tile
-    float *scratch;       // [n_threads, n_scratch + rows * live + rows]
-    float *partial;       // [n_lanes, n_kv_heads, n_parts, live]; null for a single part
+    size_t first_head;    // the KV heads of this pass
+    size_t n_heads;
+    size_t live;        // padded, the longest head's
+    size_t n_scratch;   // floats per tile
+    size_t per_worker;  // n_scratch, and where p is kept n_rows() * live + n_rows()
+    float *scratch;     // [n_threads, per_worker]
+    float *partial;     // [n_lanes, n_heads, n_parts, live]; null for a single part
 
     size_t n_rows() const { return tile_queries * group; }
-    size_t per_worker() const { return n_scratch + n_rows() * live + padded(n_rows()); }
-    float *part(size_t lane, size_t head, size_t index, size_t n_kv_heads) const {
-        return partial + ((lane * n_kv_heads + head) * n_parts + index) * live;
+    float *part(size_t lane, size_t head, size_t index) const {
+        return partial + ((lane * n_heads + head - first_head) * n_parts + index) * live;
     }
 };
 
-void CpuBackend::attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
-                                size_t part, size_t worker) {
+// What all tiles of one KV head have in common.
+AttentionTile CpuBackend::tile_of(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
+                                  size_t worker) {
     const KvSlots &slots = args.slots;
-    const size_t m = args.q.rows, row_bytes = kv_row_bytes(slots.type, slots.head_dim);
-    const size_t column = head * plan.group * slots.head_dim;
-    AttentionTile tile;
+    const size_t row_bytes = kv_row_bytes(slots.type, slots.head_dim);
+    AttentionTile tile = {};
     tile.q_stride = args.q.stride;
     tile.out_stride = args.out.stride;
     tile.group = plan.group;
@@ -54,7 +59,23 @@ void CpuBackend::attention_part(const AttentionArgs &args, const AttentionPlan &
     tile.row_bytes = row_bytes;
     tile.pos = args.pos + head * slots.capacity;
     tile.live = args.live[head];
-    tile.scratch = plan.scratch + worker * plan.per_worker();
+    tile.scratch = plan.scratch + worker * plan.per_worker;
+    return tile;
+}
+
+// Queries [i0, i0 + tile_queries) of one KV head, or as many as there are.
+void CpuBackend::place_queries(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
+                               size_t i0, AttentionTile &tile) {
+    const size_t column = head * plan.group * tile.head_dim, left = args.q.rows - i0;
+    tile.n_queries = left < plan.tile_queries ? left : plan.tile_queries;
+    tile.q = args.q.row(i0) + column;
+    tile.out = args.out.row(i0) + column;
+    tile.query_pos = args.query_pos + i0;
+}
+
+void CpuBackend::attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
+                                size_t part, size_t worker) {
+    AttentionTile tile = tile_of(args, plan, head, worker);
     tile.p = tile.scratch + plan.n_scratch;
     float *row_weight = tile.p + plan.n_rows() * plan.live;
 
@@ -62,10 +83,7 @@ void CpuBackend::attention_part(const AttentionArgs &args, const AttentionPlan &
     const size_t last = plan.n_tiles * (part + 1) / plan.n_parts;
     for (size_t t = first; t < last; ++t) {
         const size_t i0 = t * plan.tile_queries;
-        tile.n_queries = m - i0 < plan.tile_queries ? m - i0 : plan.tile_queries;
-        tile.q = args.q.row(i0) + column;
-        tile.out = args.out.row(i0) + column;
-        tile.query_pos = args.query_pos + i0;
+        place_queries(args, plan, head, i0, tile);
         kernels_.attention(tile);
         const size_t n_rows = tile.n_queries * plan.group;
         for (size_t lane = 0; lane < args.lanes.size(); ++lane) {
@@ -74,8 +92,8 @@ void CpuBackend::attention_part(const AttentionArgs &args, const AttentionPlan &
                 row_weight[r] = score.query_weight[i0 + r / plan.group];
             }
             const bool direct = plan.partial == nullptr;
-            float *into = direct ? score.scores + head * slots.capacity
-                                 : plan.part(lane, head, part, slots.n_kv_heads);
+            float *into =
+                direct ? score.scores + head * args.slots.capacity : plan.part(lane, head, part);
             const float decay = t > first ? 1.0f : direct ? score.decay : 0.0f;
             kernels_.add_scores(tile.p, n_rows, row_weight, tile.live, decay, into);
         }
@@ -92,6 +110,8 @@ void CpuBackend::attention(const AttentionArgs &args) {
         longest = longest < args.live[h] ? args.live[h] : longest;
 
     AttentionPlan plan;
+    plan.first_head = 0;
+    plan.n_heads = n_kv_heads;
     plan.group = args.n_heads / n_kv_heads;
     plan.tile_queries = plan.group >= kTileRows ? 1 : kTileRows / plan.group;
     plan.tile_queries = plan.tile_queries < m ? plan.tile_queries : m;
@@ -102,37 +122,35 @@ void CpuBackend::attention(const AttentionArgs &args) {
         return attention_on_tiles(args, plan);
     }
     plan.n_scratch = attention_scratch(plan.n_rows(), slots.head_dim);
-    plan.scratch = reserve(attention_, n_threads() * plan.per_worker());
+    plan.per_worker = plan.n_scratch + plan.n_rows() * plan.live + padded(plan.n_rows());
+    plan.scratch = reserve(attention_, n_threads() * plan.per_worker);
     plan.partial = plan.n_parts == 1
                        ? nullptr
                        : reserve(partial_, n_lanes * n_kv_heads * plan.n_parts * plan.live);
     pool_.run(n_kv_heads * plan.n_parts, [&](size_t task, size_t worker) {
         attention_part(args, plan, task / plan.n_parts, task % plan.n_parts, worker);
     });
-    if (plan.partial != nullptr) add_parts(args, plan, 0, n_kv_heads);
+    if (plan.partial != nullptr) add_parts(args, plan);
 }
 
-// Adds the parts of heads [first, last) to their scores, in order.
-void CpuBackend::add_parts(const AttentionArgs &args, const AttentionPlan &plan, size_t first,
-                           size_t last) {
-    const size_t n_heads = last - first;
-    pool_.run(args.lanes.size() * n_heads, [&](size_t task, size_t) {
-        const size_t lane = task / n_heads, head = first + task % n_heads;
+// Adds the parts of the plan's heads to their scores, in order.
+void CpuBackend::add_parts(const AttentionArgs &args, const AttentionPlan &plan) {
+    pool_.run(args.lanes.size() * plan.n_heads, [&](size_t task, size_t) {
+        const size_t lane = task / plan.n_heads, head = plan.first_head + task % plan.n_heads;
         const ScoreLane &score = args.lanes[lane];
         float ones[kMaxParts];
         for (float &one : ones) one = 1.0f;
         // The parts are rows `plan.live` apart; add_scores wants them padded(live) apart.
         float *into = score.scores + head * args.slots.capacity;
         const size_t live = args.live[head];
-        const auto part = [&](size_t index) {
-            return plan.part(lane, head - first, index, n_heads);
-        };
         if (padded(live) == plan.live) {
-            kernels_.add_scores(part(0), plan.n_parts, ones, live, score.decay, into);
+            kernels_.add_scores(plan.part(lane, head, 0), plan.n_parts, ones, live, score.decay,
+                                into);
             return;
         }
         for (size_t index = 0; index < plan.n_parts; ++index) {
-            kernels_.add_scores(part(index), 1, ones, live, index == 0 ? score.decay : 1.0f, into);
+            kernels_.add_scores(plan.part(lane, head, index), 1, ones, live,
+                                index == 0 ? score.decay : 1.0f, into);
         }
     });
 }
@@ -145,70 +163,82 @@ bool CpuBackend::fits_tiles(const AttentionArgs &args, size_t group) {
            args.lanes.size() <= kMaxSums;
 }
 
-// One KV head after the other: its K and V as tiles stay in the cache while all queries use them.
+// As many KV heads at a time as fit the cache with their K and V as tiles.
 void CpuBackend::attention_on_tiles(const AttentionArgs &args, AttentionPlan plan) {
     const KvSlots &slots = args.slots;
-    const size_t m = args.q.rows, head_dim = slots.head_dim;
-    const size_t row_bytes = kv_row_bytes(slots.type, head_dim);
+    const size_t m = args.q.rows, head_dim = slots.head_dim, n_heads = slots.n_kv_heads;
     plan.tile_queries = kTiledRows / plan.group < m ? kTiledRows / plan.group : m;
     plan.n_tiles = ceil_div(m, plan.tile_queries);
     plan.n_parts = plan.n_tiles < kMaxParts ? plan.n_tiles : kMaxParts;
     TileKv kv;
     kv.slots = ceil_div(plan.live, kSlotsPerPack) * kSlotsPerPack;
     kv.head_dim = head_dim;
-    kv.k = reserve(tiles_, 2 * kv.slots * head_dim);
+    const size_t per_head = 2 * kv.slots * head_dim;
+    const size_t most = std::max<size_t>(1, kTiledKvBytes / (per_head * sizeof(uint16_t)));
+    const size_t at_once = std::min(most, n_heads);
+    kv.k = reserve(tiles_, at_once * per_head);
     kv.v = kv.k + kv.slots * head_dim;
-    plan.n_scratch = padded(tiled_scratch(kv.slots, head_dim));
-    plan.scratch = reserve(attention_, n_threads() * plan.n_scratch);
+    kv.pos = reserve(tiled_pos_, at_once * kv.slots);
+    plan.per_worker = plan.n_scratch = padded(tiled_scratch(kv.slots, head_dim));
+    plan.scratch = reserve(attention_, n_threads() * plan.per_worker);
     plan.partial = plan.n_parts == 1
                        ? nullptr
-                       : reserve(partial_, args.lanes.size() * plan.n_parts * plan.live);
-    for (size_t head = 0; head < slots.n_kv_heads; ++head) {
-        const size_t offset = head * slots.capacity * row_bytes;
-        const auto *k = static_cast<const uint8_t *>(slots.k) + offset;
-        const auto *v = static_cast<const uint8_t *>(slots.v) + offset;
-        const size_t n_packs = ceil_div(args.live[head], kSlotsPerPack);
-        pool_.run(n_packs, [&](size_t pack, size_t worker) {
-            kernels_.pack_slots(static_cast<int>(slots.type), k, v, row_bytes, args.live[head],
-                                pack * kSlotsPerPack, kv, plan.scratch + worker * plan.n_scratch);
+                       : reserve(partial_, args.lanes.size() * at_once * plan.n_parts * plan.live);
+    const auto kv_of = [&](size_t i) {
+        return TileKv{kv.slots, head_dim, kv.k + i * per_head, kv.v + i * per_head,
+                      kv.pos + i * kv.slots};
+    };
+    const size_t n_packs = kv.slots / kSlotsPerPack;
+    for (plan.first_head = 0; plan.first_head < n_heads; plan.first_head += at_once) {
+        plan.n_heads = std::min(at_once, n_heads - plan.first_head);
+        pool_.run(plan.n_heads * n_packs, [&](size_t task, size_t worker) {
+            const size_t i = task / n_packs;
+            pack(args, plan.first_head + i, task % n_packs, kv_of(i),
+                 plan.scratch + worker * plan.per_worker);
         });
-        pool_.run(plan.n_parts, [&](size_t part, size_t worker) {
-            attend_part_on_tiles(args, plan, kv, head, part, worker);
+        pool_.run(plan.n_heads * plan.n_parts, [&](size_t task, size_t worker) {
+            const size_t i = task / plan.n_parts;
+            attend_part_on_tiles(args, plan, kv_of(i), plan.first_head + i, task % plan.n_parts,
+                                 worker);
         });
-        if (plan.partial != nullptr) add_parts(args, plan, head, head + 1);
+        if (plan.partial != nullptr) add_parts(args, plan);
     }
+}
+
+// One pack of slots of a KV head, and their positions.
+void CpuBackend::pack(const AttentionArgs &args, size_t head, size_t index, const TileKv &to,
+                      float *scratch) {
+    const KvSlots &slots = args.slots;
+    const size_t row_bytes = kv_row_bytes(slots.type, slots.head_dim);
+    const size_t offset = head * slots.capacity * row_bytes, first = index * kSlotsPerPack;
+    const int32_t *pos = args.pos + head * slots.capacity;
+    for (size_t s = first; s < first + kSlotsPerPack; ++s) {
+        to.pos[s] = s < args.live[head] ? pos[s] : INT32_MAX;
+    }
+    kernels_.pack_slots(static_cast<int>(slots.type),
+                        static_cast<const uint8_t *>(slots.k) + offset,
+                        static_cast<const uint8_t *>(slots.v) + offset, row_bytes, args.live[head],
+                        first, to, scratch);
 }
 
 void CpuBackend::attend_part_on_tiles(const AttentionArgs &args, const AttentionPlan &plan,
                                       const TileKv &kv, size_t head, size_t part, size_t worker) {
-    const size_t column = head * plan.group * kv.head_dim;
     TiledAttention job = {};
     AttentionTile &tile = job.tile;
-    tile.q_stride = args.q.stride;
-    tile.out_stride = args.out.stride;
-    tile.group = plan.group;
-    tile.head_dim = kv.head_dim;
-    tile.window = args.window;
-    tile.scale = args.scale;
-    tile.pos = args.pos + head * args.slots.capacity;
-    tile.live = args.live[head];
-    tile.scratch = plan.scratch + worker * plan.n_scratch;
+    tile = tile_of(args, plan, head, worker);
     job.kv = kv;
     job.n_sums = args.lanes.size();
     const size_t first = plan.n_tiles * part / plan.n_parts;
     const size_t last = plan.n_tiles * (part + 1) / plan.n_parts;
     for (size_t t = first; t < last; ++t) {
-        const size_t i0 = t * plan.tile_queries, left = args.q.rows - i0;
-        tile.n_queries = left < plan.tile_queries ? left : plan.tile_queries;
-        tile.q = args.q.row(i0) + column;
-        tile.out = args.out.row(i0) + column;
-        tile.query_pos = args.query_pos + i0;
+        const size_t i0 = t * plan.tile_queries;
+        place_queries(args, plan, head, i0, tile);
         for (size_t lane = 0; lane < job.n_sums; ++lane) {
             const ScoreLane &score = args.lanes[lane];
             const bool direct = plan.partial == nullptr;
             ScoreSum &sum = job.sums[lane];
             sum.into =
-                direct ? score.scores + head * args.slots.capacity : plan.part(lane, 0, part, 1);
+                direct ? score.scores + head * args.slots.capacity : plan.part(lane, head, part);
             sum.query_weight = score.query_weight + i0;
             sum.decay = t > first ? 1.0f : direct ? score.decay : 0.0f;
         }

@@ -68,7 +68,13 @@ class CpuBackend final : public Backend {
     struct AttentionPlan;
     void attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
                         size_t part, size_t worker);
-    void add_parts(const AttentionArgs &args, const AttentionPlan &plan, size_t first, size_t last);
+    static AttentionTile tile_of(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
+                                 size_t worker);
+    static void place_queries(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
+                              size_t i0, AttentionTile &tile);
+    void add_parts(const AttentionArgs &args, const AttentionPlan &plan);
+    void pack(const AttentionArgs &args, size_t head, size_t index, const TileKv &to,
+              float *scratch);
     struct OnePlan;
     static bool is_one_query(const AttentionArgs &args);
     void attention_of_one(const AttentionArgs &args);
@@ -87,6 +93,7 @@ class CpuBackend final : public Backend {
     Buffer<float> hidden_;  // gate and up: [2, m, hidden_dim], or [n_threads, m, 2, kFfnRows]
     Buffer<uint16_t> hidden_tiles_;  // one TileX
     Buffer<uint16_t> tiles_;         // one TileX, or one TileKv
+    Buffer<int32_t> tiled_pos_;      // of a TileKv
     Buffer<float> attention_;        // [n_threads, an AttentionTile's scratch, p and weights]
     Buffer<float> partial_;          // [n_lanes, n_kv_heads, n_parts, padded(live)]
     std::vector<std::atomic<size_t>> finished_;  // [n_kv_heads], runs of attention_of_one

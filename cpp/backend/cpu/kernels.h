@@ -144,6 +144,7 @@ struct TileKv {
     size_t head_dim;  // a multiple of 32
     uint16_t *k;      // [slots / 16, head_dim / 32] right tiles
     uint16_t *v;      // [head_dim / 16, slots / 32] right tiles
+    int32_t *pos;     // [slots], INT32_MAX from live on
 };
 
 // One accumulated score per slot: into[s] = decay * into[s] + sum over the queries i and heads g of
@@ -156,8 +157,9 @@ struct ScoreSum {
 };
 
 // An AttentionTile of at most kTiledRows rows over packed K and V, with its score sums. Of the tile
-// k, v, row_bytes, kv_format and p are not read; scratch: tiled_scratch(...) floats.
+// k, v, pos, row_bytes, kv_format and p are not read; scratch: tiled_scratch(...) floats.
 constexpr size_t kTiledRows = 32;
+constexpr size_t kTiledBlockSlots = 256;
 struct TiledAttention {
     AttentionTile tile;
     TileKv kv;
@@ -165,8 +167,9 @@ struct TiledAttention {
     ScoreSum sums[kMaxSums];
 };
 A2SF_INLINE constexpr size_t tiled_scratch(size_t slots, size_t head_dim) {
-    return kTiledRows * (slots + kMaxLanes) + kTiledRows * head_dim + slots +
-           kTiledRows / 2 * (head_dim + slots);
+    const size_t n_blocks = (slots + kTiledBlockSlots - 1) / kTiledBlockSlots;
+    const size_t floats = kTiledBlockSlots + kMaxLanes + head_dim + n_blocks + kMaxSums;
+    return kTiledRows * floats + kTiledRows / 2 * (head_dim + slots);
 }
 
 struct Kernels {
