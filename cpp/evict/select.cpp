@@ -1,8 +1,8 @@
 #include "evict/select.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <limits>
 
 namespace a2sf {
 
@@ -16,6 +16,15 @@ void share_ranks(size_t n_heads, size_t live, Matrix<float> rank) {
         for (size_t i = 0; i < live; ++i) total[i] += own[i];
     }
     for (size_t h = 1; h < n_heads; ++h) std::copy(total, total + live, rank.row(h));
+}
+
+// A number that orders tokens as they go: by rank, not-a-number first, then by age.
+uint64_t key_of(float rank, size_t index) {
+    // Bits of a float order like it once the negative ones are turned round; -0 counts as 0.
+    const uint32_t bits = std::bit_cast<uint32_t>(rank + 0.0f);
+    const uint32_t turned = bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
+    const uint64_t high = std::isnan(rank) ? 0 : turned;
+    return high << 32 | index;
 }
 
 }  // namespace
@@ -54,29 +63,24 @@ Unprotected unprotected(const EvictionConfig &config, std::span<const int32_t> p
 }
 
 void select_victims(std::span<const float> rank, Unprotected range, std::span<uint32_t> victims,
-                    std::span<uint32_t> scratch) {
-    constexpr float kLowest = -std::numeric_limits<float>::infinity();
-    const auto key = [&](uint32_t i) { return std::isnan(rank[i]) ? kLowest : rank[i]; };
+                    std::span<uint64_t> scratch) {
     if (victims.size() == 1) {
-        // The steady state of decoding: a plain minimum, the first of equals.
-        uint32_t lowest = static_cast<uint32_t>(range.first);
+        // A single step: a plain minimum, the first of equals.
+        size_t lowest = range.first;
         for (size_t i = range.first + 1; i < range.last; ++i) {
-            if (key(static_cast<uint32_t>(i)) < key(lowest)) lowest = static_cast<uint32_t>(i);
+            if (key_of(rank[i], i) < key_of(rank[lowest], lowest)) lowest = i;
         }
-        victims[0] = lowest;
+        victims[0] = static_cast<uint32_t>(lowest);
         return;
     }
     const size_t n = range.last - range.first;
-    for (size_t i = 0; i < n; ++i) scratch[i] = static_cast<uint32_t>(range.first + i);
-    const auto goes_first = [&](uint32_t a, uint32_t b) {
-        return key(a) != key(b) ? key(a) < key(b) : a < b;
-    };
-    if (victims.size() < n) {
-        std::nth_element(scratch.begin(), scratch.begin() + victims.size(), scratch.begin() + n,
-                         goes_first);
+    for (size_t i = 0; i < n; ++i) scratch[i] = key_of(rank[range.first + i], range.first + i);
+    const auto highest = scratch.begin() + static_cast<std::ptrdiff_t>(victims.size() - 1);
+    std::nth_element(scratch.begin(), highest, scratch.begin() + static_cast<std::ptrdiff_t>(n));
+    size_t found = 0;
+    for (size_t i = range.first; i < range.last && found < victims.size(); ++i) {
+        if (key_of(rank[i], i) <= *highest) victims[found++] = static_cast<uint32_t>(i);
     }
-    std::copy_n(scratch.begin(), victims.size(), victims.begin());
-    std::sort(victims.begin(), victims.end());
 }
 
 }  // namespace a2sf

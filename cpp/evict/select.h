@@ -30,6 +30,6 @@ Unprotected unprotected(const EvictionConfig &config, std::span<const int32_t> p
 // Picks the n lowest of rank[first, last), ties to the older, NaN lowest of all. Writes their
 // indices in ascending order. victims [n]; scratch [>= last - first]. n <= last - first.
 void select_victims(std::span<const float> rank, Unprotected range, std::span<uint32_t> victims,
-                    std::span<uint32_t> scratch);
+                    std::span<uint64_t> scratch);
 
 }  // namespace a2sf

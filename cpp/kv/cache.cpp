@@ -78,7 +78,8 @@ void Cache::reserve(size_t capacity) {
     aged_similarity_ = Buffer<float>(step, "eviction scratch");
     rank_ = Buffer<float>(step, "eviction scratch");
     rank_scratch_ = Buffer<float>(capacity, "eviction scratch");
-    victims_ = Buffer<uint32_t>(2 * step, "eviction scratch");
+    victims_ = Buffer<uint32_t>(step, "eviction scratch");
+    keys_ = Buffer<uint64_t>(step, "eviction scratch");
 }
 
 void Cache::clear() {
@@ -87,8 +88,13 @@ void Cache::clear() {
 }
 
 std::span<const uint32_t> Cache::append(size_t layer, int32_t first_pos, size_t m) {
-    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+    const auto one = [&](size_t head) {
         append_head(layer, head, first_pos, m, new_slots_.data() + head * m);
+    };
+    if (m > 1) {
+        backend_.each(shape_.n_kv_heads, one);
+    } else {
+        for (size_t head = 0; head < shape_.n_kv_heads; ++head) one(head);
     }
     return {new_slots_.data(), shape_.n_kv_heads * m};
 }
@@ -116,23 +122,22 @@ void Cache::append_head(size_t layer, size_t head, int32_t first_pos, size_t m, 
 }
 
 void Cache::close_holes(size_t layer, size_t head) {
+    constexpr uint32_t kHole = UINT32_MAX;
     Head &state = heads_[head_index(layer, head)];
     const size_t base = slot_index(layer, head);
-    uint32_t *holes = holes_.data() + base;
-    std::sort(holes, holes + state.n_holes);
     // renamed[slot]: where the token of a slot is afterwards.
-    uint32_t *renamed = victims_.data();
+    uint32_t *renamed = victims_.data() + head * capacity_;
     uint32_t top = state.live + state.n_holes;
     for (uint32_t slot = 0; slot < top; ++slot) renamed[slot] = slot;
+    for (uint32_t i = 0; i < state.n_holes; ++i) renamed[holes_[base + i]] = kHole;
     uint32_t lowest = 0;
-    while (lowest < state.n_holes) {
+    while (top > state.live) {
         --top;
-        if (holes[state.n_holes - 1] == top) {
-            --state.n_holes;
-            continue;
-        }
-        renamed[top] = holes[lowest++];
-        move_slot(layer, head, top, renamed[top]);
+        if (renamed[top] == kHole) continue;
+        while (renamed[lowest] != kHole) ++lowest;
+        renamed[lowest] = lowest;
+        renamed[top] = lowest;
+        move_slot(layer, head, top, lowest);
     }
     state.n_holes = 0;
     uint32_t *order = order_.data() + base;
@@ -194,10 +199,10 @@ void Cache::evict(size_t layer) {
     backend_.each(n_heads, [&](size_t head) {
         const size_t n_live = live(layer, head);
         if (n_live <= config_.budget) return;
-        uint32_t *scratch = victims_.data() + head * 2 * capacity_;
-        const std::span<uint32_t> victims(scratch, n_live - config_.budget);
+        const std::span<uint32_t> victims(victims_.data() + head * capacity_,
+                                          n_live - config_.budget);
         select_victims({rank.row(head), n_live}, unprotected(config_, views_[head].pos), victims,
-                       {scratch + capacity_, capacity_});
+                       {keys_.data() + head * capacity_, capacity_});
         remove(layer, head, victims);
     });
 }

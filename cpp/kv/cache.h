@@ -111,7 +111,8 @@ class Cache {
     Buffer<float> aged_similarity_;  // [n_kv_heads, capacity], oldest first
     Buffer<float> rank_;             // [n_kv_heads, capacity]
     Buffer<float> rank_scratch_;     // [capacity]
-    Buffer<uint32_t> victims_;       // [n_kv_heads, 2, capacity]: victims, selection scratch
+    Buffer<uint32_t> victims_;       // [n_kv_heads, capacity]
+    Buffer<uint64_t> keys_;          // [n_kv_heads, capacity]: of a selection
     std::vector<int32_t> victim_;    // [n_kv_heads], positions
     std::vector<HeadView> views_;    // [n_kv_heads]
 };

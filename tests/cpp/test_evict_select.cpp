@@ -16,7 +16,7 @@ namespace {
 
 std::vector<uint32_t> victims_of(const std::vector<float> &rank, Unprotected range, size_t n) {
     std::vector<uint32_t> victims(n);
-    std::vector<uint32_t> scratch(rank.size());
+    std::vector<uint64_t> scratch(rank.size());
     select_victims(rank, range, victims, scratch);
     return victims;
 }
@@ -28,7 +28,10 @@ TEST_CASE("the lowest ranks go, the older of equals") {
     for (int round = 0; round < 300; ++round) {
         const size_t live = 1 + random() % 60;
         std::vector<float> rank(live);
-        for (float &r : rank) r = static_cast<float>(random() % 6);  // many ties
+        // Many ties, some below zero, and a zero of each sign.
+        for (float &r : rank) {
+            r = (random() % 2 == 0 ? -0.5f : 1.0f) * static_cast<float>(random() % 4);
+        }
         const size_t first = random() % live;
         const size_t last = first + 1 + random() % (live - first);
         const size_t n = 1 + random() % (last - first);
