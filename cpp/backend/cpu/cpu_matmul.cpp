@@ -1,5 +1,6 @@
 // Weight products: prepare the activations once, then one loop over all products' rows.
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
@@ -11,6 +12,9 @@ namespace {
 // Bytes of weights in one task of a single token: long against the cost of taking a task, short
 // against the work that remains for the last thread.
 constexpr size_t kTaskBytes = 65536;
+
+// Most products of one input: Q, K and V, with room.
+constexpr size_t kMostProducts = 8;
 
 // Rows of gate and of up that a task of gated_ffn takes: with 512 tokens their results, 256 KiB,
 // stay in L2. A multiple of a tile's 32 columns.
@@ -176,20 +180,21 @@ void CpuBackend::matmul(const Input &input, std::span<const Product> products) {
 }
 
 void CpuBackend::multiply(const Prepared &prepared, size_t m, std::span<const Product> products) {
+    std::array<Cut, kMostProducts> cuts;
     size_t n_tasks = 0;
-    for (const Product &product : products) n_tasks += cut(kernels_, *product.w, m).n_tasks;
+    for (size_t i = 0; i < products.size(); ++i) {
+        cuts.at(i) = cut(kernels_, *products[i].w, m);
+        n_tasks += cuts[i].n_tasks;
+    }
     std::byte *panels = reserve(panels_, n_threads() * kernels_.panel_bytes);
     const auto &table = m == 1 ? kernels_.matvec : kernels_.matmul;
     pool_.run(n_tasks, [&](size_t index, size_t worker) {
         const Product *product = products.data();
-        Cut own = cut(kernels_, *product->w, m);
-        while (index >= own.n_tasks) {
-            index -= own.n_tasks;
-            own = cut(kernels_, *(++product)->w, m);
-        }
+        const Cut *own = cuts.data();
+        for (; index >= own->n_tasks; ++own, ++product) index -= own->n_tasks;
         const Weight &w = *product->w;
         MatmulTask task = {};
-        choose_rows(own, w, index, task);
+        choose_rows(*own, w, index, task);
         task.w = static_cast<const uint8_t *>(w.data);
         task.row_bytes = w.type->row_bytes(w.cols);
         task.cols = w.cols;

@@ -15,8 +15,9 @@ namespace {
 
 constexpr size_t kFusedRows = 4;  // rows taken at once
 // How far ahead in each row memory is asked for: a row's chunk is a burst that the processor's own
-// prefetching is late for.
-constexpr size_t kPrefetchBytes = 1536;
+// prefetching is late for, and the more so the more bytes a step takes.
+template <typename F_>
+constexpr size_t kPrefetchBytes = F_::kBlockBytes > F_::kBlock ? 4096 : 1536;
 
 // What the kernel knows of a format beyond quant/formats/<type>.h. A chunk is the columns whose
 // scales fill a vector.
@@ -34,6 +35,10 @@ constexpr size_t kPrefetchBytes = 1536;
 //   static I weights(const uint8_t *w, size_t i, bool half);
 //       // Weights 64 * i .. of a chunk, as unsigned bytes. half: only the first 32 exist; the rest
 //       // may be anything.
+// or, for blocks of 32 nibbles of which a block's low ones come first:
+//   static I values(I nibbles);
+//       // Unsigned bytes from nibbles. Four blocks are taken at a time: low nibbles and high ones
+//       // go to the same four lanes of each block, so that sums are scaled half as often.
 template <typename F_>
 struct Fused;
 
@@ -127,6 +132,19 @@ A2SF_INLINE I join_bits(I a, I b, int bits, int keep) {
                             set1_bytes(keep));
 }
 
+// 16 bytes from each of n <= 4 blocks kStride bytes apart, the first's above them.
+template <size_t kStride>
+A2SF_INLINE I four_blocks(const uint8_t *first, size_t n) {
+    I all = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)first));
+    A2SF_UNROLL
+    for (size_t b = 1; b < 4; ++b) {
+        if (b >= n) break;
+        const __m128i block = _mm_loadu_si128((const __m128i *)(first + b * kStride));
+        all = _mm512_mask_broadcast_i32x4(all, (__mmask16)(15u << 4 * b), block);
+    }
+    return all;
+}
+
 // 16 bytes of nibbles from each of two blocks, in the order of the elements.
 A2SF_INLINE I block_nibbles(const uint8_t *first, const uint8_t *second) {
     const I low = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)first));
@@ -159,18 +177,12 @@ struct FusedBlocks {
 
 template <>
 struct Fused<Q4_0> : FusedBlocks<Q4_0, 4> {
-    A2SF_INLINE I weights(const uint8_t *w, size_t i, bool half) {
-        const uint8_t *first = w + 2 * i * Q4_0::kBlockBytes;
-        return nibbles(first, half ? first : first + Q4_0::kBlockBytes);
-    }
+    A2SF_INLINE I values(I nibbles) { return nibbles; }
 };
 
 template <>
 struct Fused<Q4_1> : FusedBlocks<Q4_1, -1> {
-    A2SF_INLINE I weights(const uint8_t *w, size_t i, bool half) {
-        const uint8_t *first = w + 2 * i * Q4_1::kBlockBytes;
-        return nibbles(first, half ? first : first + Q4_1::kBlockBytes);
-    }
+    A2SF_INLINE I values(I nibbles) { return nibbles; }
 };
 
 template <>
@@ -189,12 +201,10 @@ struct Fused<Q5_0> : FusedBlocks<Q5_0, 3> {
 
 template <>
 struct Fused<IQ4_NL> : FusedBlocks<IQ4_NL, 0> {
-    A2SF_INLINE I weights(const uint8_t *w, size_t i, bool half) {
-        const uint8_t *first = w + 2 * i * IQ4_NL::kBlockBytes;
-        const I codes = nibbles(first, half ? first : first + IQ4_NL::kBlockBytes);
+    A2SF_INLINE I values(I nibbles) {
         const __m128i table = _mm_loadu_si128((const __m128i *)kIq4Values);
         const __m128i flipped = _mm_xor_si128(table, _mm_set1_epi8((char)-128));
-        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(flipped), codes);
+        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(flipped), nibbles);
     }
 };
 
@@ -282,20 +292,110 @@ A2SF_INLINE F x_factors(const QuantizedX &xq, size_t k0, size_t n) {
     }
 }
 
+// What a dot product of columns [k, k + 64) starts with, by lane.
+template <typename F_>
+A2SF_INLINE I lane_starts(const QuantizedX &xq, size_t k) {
+    constexpr int kStart = Fused<F_>::kStart;
+    if constexpr (kStart < 0) return set1_i(0);
+    return _mm512_srai_epi32(load_i(xq.lane_start + k / 4), kStart < 0 ? 0 : kStart);
+}
+
+// Asks for the bytes of a row's step i of kStepBytes, of kSteps, a good way ahead.
+template <size_t kStepBytes, size_t kSteps>
+A2SF_INLINE void prefetch_step(const uint8_t *ahead, size_t i) {
+    constexpr size_t kLine = 64, kLines = (kStepBytes + kLine - 1) / kLine;
+    if constexpr (kLines == 1) {
+        _mm_prefetch((const char *)ahead + kStepBytes * i, _MM_HINT_T0);
+    } else {
+        // Whole lines for all steps together, the last of them with the first step.
+        constexpr size_t kAll = (kSteps * kStepBytes + kLine - 1) / kLine;
+        constexpr size_t kEach = kAll / kSteps;
+        A2SF_UNROLL
+        for (size_t j = 0; j < kEach; ++j) {
+            _mm_prefetch((const char *)ahead + kLine * (kEach * i + j), _MM_HINT_T0);
+        }
+        if (i < kAll % kSteps) {
+            _mm_prefetch((const char *)ahead + kLine * (kEach * kSteps + i), _MM_HINT_T0);
+        }
+    }
+}
+
+// A chunk of kRows rows, `stride` bytes apart from w on: columns [k0, k0 + n). c [kRows, 16]: what
+// the groups' dot products are multiplied by.
+struct FusedChunk {
+    const uint8_t *w, *ahead;
+    size_t stride, k0, n;
+    const float *c;
+};
+
+template <typename F_, size_t kRows, bool kWhole>
+A2SF_INLINE void fused_steps(const QuantizedX &xq, const FusedChunk &chunk, F *total) {
+    using Format = Fused<F_>;
+    constexpr size_t kSteps = Format::kChunk / 64;
+    constexpr size_t kStepBytes = F_::kBlockBytes * 64 / F_::kBlock;
+    A2SF_UNROLL
+    for (size_t i = 0; i < kSteps; ++i) {
+        if (!kWhole && i * 64 >= chunk.n) break;
+        const I start = lane_starts<F_>(xq, chunk.k0 + 64 * i);
+        const I x = _mm512_loadu_si512(xq.q + chunk.k0 + 64 * i);
+        A2SF_UNROLL
+        for (size_t r = 0; r < kRows; ++r) {
+            const uint8_t *row = chunk.w + r * chunk.stride;
+            prefetch_step<kStepBytes, kSteps>(chunk.ahead + r * chunk.stride, i);
+            const I u = Format::weights(row, i, !kWhole && i * 64 + 32 == chunk.n);
+            const F dot = to_float(_mm512_dpbusd_epi32(start, u, x));
+            total[r] = fma(dot, lane_scales<F_::kGroup>(chunk.c + 16 * r, i), total[r]);
+        }
+    }
+}
+
+// The same for formats with values(): four blocks at a time.
+template <typename F_, size_t kRows, bool kWhole>
+A2SF_INLINE void fused_nibbles(const QuantizedX &xq, const FusedChunk &chunk, F *total) {
+    using Format = Fused<F_>;
+    constexpr size_t kSteps = Format::kChunk / 128;
+    constexpr size_t kStepBytes = 4 * F_::kBlockBytes;
+    constexpr size_t kSkip = F_::kBlockBytes - 16;
+    A2SF_UNROLL
+    for (size_t i = 0; i < kSteps; ++i) {
+        if (!kWhole && i * 128 >= chunk.n) break;
+        const size_t k = chunk.k0 + 128 * i, left = kWhole ? 4 : (chunk.n - i * 128) / 32;
+        // Behind the last block nothing is read and every scale is 0.
+        const I a = _mm512_loadu_si512(xq.q + k);
+        const I b = left > 2 ? _mm512_loadu_si512(xq.q + k + 64) : a;
+        const I a_start = lane_starts<F_>(xq, k);
+        const I b_start = left > 2 ? lane_starts<F_>(xq, k + 64) : a_start;
+        const I x_low = _mm512_shuffle_i32x4(a, b, 0x88), x_high = _mm512_shuffle_i32x4(a, b, 0xdd);
+        const I start = _mm512_add_epi32(_mm512_shuffle_i32x4(a_start, b_start, 0x88),
+                                         _mm512_shuffle_i32x4(a_start, b_start, 0xdd));
+        A2SF_UNROLL
+        for (size_t r = 0; r < kRows; ++r) {
+            const uint8_t *row = chunk.w + r * chunk.stride + kStepBytes * i;
+            prefetch_step<kStepBytes, kSteps>(chunk.ahead + r * chunk.stride, i);
+            const I both = four_blocks<F_::kBlockBytes>(row + kSkip, left);
+            const I low = Format::values(_mm512_and_si512(both, set1_bytes(15)));
+            const I high =
+                Format::values(_mm512_and_si512(_mm512_srli_epi32(both, 4), set1_bytes(15)));
+            const I dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, low, x_low), high, x_high);
+            total[r] = fma(to_float(dot), lane_scales<16>(chunk.c + 16 * r, i), total[r]);
+        }
+    }
+}
+
+template <typename F_>
+concept HasNibbles = requires(I nibbles) { Fused<F_>::values(nibbles); };
+
 // total[r] += the products of kRows rows, `stride` bytes apart from w on, and n columns from k0 on,
 // at most a chunk.
 template <typename F_, size_t kRows, bool kWhole>
 A2SF_INLINE void fused_chunk(const QuantizedX &xq, const uint8_t *w, size_t stride, size_t k0,
                              size_t n, F *total) {
-    using Format = Fused<F_>;
-    constexpr size_t kSteps = Format::kChunk / 64;
-    constexpr size_t kStepBytes = F_::kBlockBytes * 64 / F_::kBlock;
     F scale[kRows];
-    Format::template scales<kRows, kWhole>(w, stride, n / F_::kGroup, scale);
+    Fused<F_>::template scales<kRows, kWhole>(w, stride, n / F_::kGroup, scale);
     const F factors = x_factors<F_, kWhole>(xq, k0, n);
     alignas(64) float c[kRows * 16];
-    const uint8_t *next = w + kPrefetchBytes;
-    __asm__("" : "+r"(next));  // one base: GCC would keep a register for each line
+    const uint8_t *ahead = w + kPrefetchBytes<F_>;
+    __asm__("" : "+r"(ahead));  // one base: GCC would keep a register for each line
     A2SF_UNROLL
     for (size_t r = 0; r < kRows; ++r) {
         const F product = mul(scale[r], factors);
@@ -303,23 +403,11 @@ A2SF_INLINE void fused_chunk(const QuantizedX &xq, const uint8_t *w, size_t stri
         if (F_::kHasOffset) total[r] = _mm512_mask_add_ps(total[r], 0xff00, total[r], product);
     }
     __asm__("" : "+m"(c));  // loads spread them; GCC would rather shuffle what it stored
-    A2SF_UNROLL
-    for (size_t i = 0; i < kSteps; ++i) {
-        if (!kWhole && i * 64 >= n) break;
-        I start = set1_i(0);
-        if (Format::kStart >= 0) {
-            start = _mm512_srai_epi32(load_i(xq.lane_start + k0 / 4 + 16 * i),
-                                      Format::kStart < 0 ? 0 : Format::kStart);
-        }
-        const I x = _mm512_loadu_si512(xq.q + k0 + 64 * i);
-        A2SF_UNROLL
-        for (size_t r = 0; r < kRows; ++r) {
-            const uint8_t *row = w + r * stride;
-            _mm_prefetch((const char *)(next + r * stride + kStepBytes * i), _MM_HINT_T0);
-            const I u = Format::weights(row, i, !kWhole && i * 64 + 32 == n);
-            const F dot = to_float(_mm512_dpbusd_epi32(start, u, x));
-            total[r] = fma(dot, lane_scales<F_::kGroup>(c + 16 * r, i), total[r]);
-        }
+    const FusedChunk chunk = {w, ahead, stride, k0, n, c};
+    if constexpr (HasNibbles<F_>) {
+        fused_nibbles<F_, kRows, kWhole>(xq, chunk, total);
+    } else {
+        fused_steps<F_, kRows, kWhole>(xq, chunk, total);
     }
 }
 
