@@ -17,6 +17,7 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kWarmUpTokens = 4;  // of a tg test
 constexpr size_t kWarmUpChunks = 2;  // of a pp test
 constexpr size_t kSlack = 8;         // a repetition may start up to depth / kSlack too deep
+constexpr std::chrono::seconds kPeaksHold(1);  // how long a measurement of the peaks is good for
 
 using File = std::unique_ptr<std::FILE, void (*)(std::FILE *)>;
 
@@ -69,8 +70,27 @@ std::string at_depth(const std::string &name, size_t depth) {
 
 }  // namespace
 
-BenchSession::BenchSession(const Engine &engine, uint64_t seed, size_t n_repetitions, bool quiet)
+double median_of(std::vector<double> values) {
+    std::sort(values.begin(), values.end());
+    const size_t half = values.size() / 2;
+    return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+MachinePeaks median_of(const std::vector<MachinePeaks> &peaks) {
+    MachinePeaks result;
+    for (const auto peak :
+         {&MachinePeaks::read_gb_s, &MachinePeaks::int8_gops, &MachinePeaks::float_gflops}) {
+        std::vector<double> values;
+        for (const MachinePeaks &one : peaks) values.push_back(one.*peak);
+        result.*peak = median_of(std::move(values));
+    }
+    return result;
+}
+
+BenchSession::BenchSession(const Engine &engine, Backend &machine, uint64_t seed,
+                           size_t n_repetitions, bool quiet)
     : engine_(engine),
+      machine_(machine),
       seed_(seed),
       n_repetitions_(n_repetitions),
       quiet_(quiet),
@@ -85,9 +105,22 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
     reset_peak_rss();
     if (!session_) open(options, test, depth);
     Measurement result;
+    std::vector<MachinePeaks> peaks;
+    // Measuring takes memory of its own, which is not the model's.
+    const auto measure_peaks = [&] {
+        if (Clock::now() - peaks_at_ > kPeaksHold) {
+            result.peak_rss_bytes = std::max(result.peak_rss_bytes, peak_rss_bytes());
+            peaks_ = machine_.measure_peaks();
+            peaks_at_ = Clock::now();
+            reset_peak_rss();
+        }
+        peaks.push_back(peaks_);
+        if (interrupted()) throw Interrupted();
+    };
     for (size_t i = 0; i < n_repetitions_; ++i) {
         const std::string what = at_depth(test.name(), depth);
         start_at(depth, test.n_tokens, what);
+        measure_peaks();
         const size_t kv_before = live_kv_bytes(session_->cache());
         result.tokens_per_s.push_back(static_cast<double>(test.n_tokens) / feed(test, what));
         // Linear between the two in a cache that grows, the same in one that is full.
@@ -95,9 +128,11 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
         result.kv_bytes_per_token +=
             static_cast<double>(kv_before + kv_after) / 2 / static_cast<double>(n_repetitions_);
     }
+    measure_peaks();
+    result.peak_rss_bytes = std::max(result.peak_rss_bytes, peak_rss_bytes());
+    result.peaks = median_of(peaks);
     result.kv_bytes = session_->cache().n_bytes();
     result.kv_bytes_full = session_->cache().n_bytes_full(depth + test.n_tokens);
-    result.peak_rss_bytes = peak_rss_bytes();
     return result;
 }
 

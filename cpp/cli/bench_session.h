@@ -2,6 +2,7 @@
 // and writes no results; it shows progress.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -23,19 +24,25 @@ struct BenchTest {
 
 struct Measurement {
     std::vector<double> tokens_per_s;  // [n_repetitions]
+    MachinePeaks peaks;                // medians of those measured before each and after the last
     double kv_bytes_per_token = 0;     // K and V that a token of the test had to read, on average
     size_t kv_bytes = 0;               // allocated, at the end
     size_t kv_bytes_full = 0;          // K and V of depth + n tokens
     size_t peak_rss_bytes = 0;         // of the process, during this measurement
 };
 
+// Peaks are measured beside every repetition that takes a while: on a machine with other work they
+// move as much as speeds do.
+//
 // Owner: the command. At most one session lives at a time.
 //
 // Texts are pseudo-random ordinary tokens, the same for the same seed. Sampling is left out: each
 // token of a tg test is given, not chosen.
 class BenchSession {
   public:
-    BenchSession(const Engine &engine, uint64_t seed, size_t n_repetitions, bool quiet);
+    // The machine is what peaks are measured with: a backend like the sessions'.
+    BenchSession(const Engine &engine, Backend &machine, uint64_t seed, size_t n_repetitions,
+                 bool quiet);
 
     // Times the test after `depth` tokens. Repetitions start at the same depth, as far as that is
     // cheap: see can_continue(). The budget in the options is a number of tokens or none. Throws
@@ -55,13 +62,20 @@ class BenchSession {
     double feed(const BenchTest &test, const std::string &what);
 
     const Engine &engine_;
+    Backend &machine_;
     uint64_t seed_;
     size_t n_repetitions_;
     bool quiet_;
     std::vector<int32_t> ordinary_;  // ids to draw from
     std::vector<int32_t> ids_;       // being read
     size_t depth_ = 0;               // that of the newest measurement
+    MachinePeaks peaks_;
+    std::chrono::steady_clock::time_point peaks_at_;  // the clock's start: none yet
     std::unique_ptr<Session> session_;
 };
+
+// Of each peak by itself.
+MachinePeaks median_of(const std::vector<MachinePeaks> &peaks);
+double median_of(std::vector<double> values);
 
 }  // namespace a2sf::cli

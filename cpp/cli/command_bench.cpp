@@ -134,9 +134,10 @@ constexpr const char *kNotes =
     "budget just goes on. A policy that evicts nothing (full) runs once beside\n"
     "others, whatever the budgets. Ctrl-C leaves the rows that were finished.\n"
     "\n"
-    "The machine's peaks are measured in the same run with the same threads and\n"
-    "instruction set: read_gb_s, 1e9 bytes/s from memory; int8_gops and\n"
-    "float_gflops, 1e9 operations/s, two per multiply-add. fraction_of_peak is\n"
+    "The machine's peaks are measured beside the repetitions with the same threads\n"
+    "and instruction set, and are medians too: read_gb_s, 1e9 bytes/s from memory;\n"
+    "int8_gops and float_gflops, 1e9 operations/s, two per multiply-add.\n"
+    "fraction_of_peak is\n"
     "  tg: tokens_per_s x (weight_bytes_per_token + K and V bytes read per token)\n"
     "      / read_gb_s\n"
     "  pp: tokens_per_s x 2 x (weights multiplied per token) / int8_gops, or\n"
@@ -243,14 +244,8 @@ std::string model_name(const BenchArguments &bench, const Model &model) {
     return name.empty() ? std::filesystem::path(model_path(bench.shared)).stem().string() : name;
 }
 
-double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    const size_t half = values.size() / 2;
-    return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-
 BenchRow row_of(const std::string &name, const PlannedRow &planned, const Measurement &measured,
-                const Session &session, const MachinePeaks &peaks) {
+                const Session &session) {
     const Model &model = session.model();
     const EvictionConfig &config = session.cache().config();
     const std::vector<double> &speeds = measured.tokens_per_s;
@@ -269,36 +264,37 @@ BenchRow row_of(const std::string &name, const PlannedRow &planned, const Measur
     row.threads = session.backend().n_threads();
     row.test = planned.test.name();
     row.depth = planned.depth;
-    row.tokens_per_s = median(speeds);
+    row.tokens_per_s = median_of(speeds);
     row.tokens_per_s_min = *std::min_element(speeds.begin(), speeds.end());
     row.tokens_per_s_max = *std::max_element(speeds.begin(), speeds.end());
     row.kv_bytes = measured.kv_bytes;
     row.kv_bytes_full = measured.kv_bytes_full;
     row.peak_rss_bytes = measured.peak_rss_bytes;
     row.weight_bytes_per_token = weight_bytes_per_token(model);
-    row.peaks = peaks;
+    row.peaks = measured.peaks;
     row.fraction_of_peak =
         planned.test.is_prompt
-            ? prompt_fraction(model, planned.test.n_tokens, row.tokens_per_s, peaks)
-            : decode_fraction(model, measured.kv_bytes_per_token, row.tokens_per_s, peaks);
+            ? prompt_fraction(model, planned.test.n_tokens, row.tokens_per_s, row.peaks)
+            : decode_fraction(model, measured.kv_bytes_per_token, row.tokens_per_s, row.peaks);
     return row;
 }
 
-MachinePeaks measure_machine(const BenchArguments &bench, const Model &model) {
-    const auto backend = model.device().create({.n_threads = bench.shared.n_threads});
-    const MachinePeaks peaks = backend->measure_peaks();
-    note(bench.shared, str(backend->device(), " ", backend->isa(), ", ", backend->n_threads(),
-                           backend->n_threads() == 1 ? " thread" : " threads", ": reads ",
-                           decimals(peaks.read_gb_s, 1), " GB/s, ", decimals(peaks.int8_gops, 0),
-                           " GOPS int8, ", decimals(peaks.float_gflops, 0), " GFLOPS float"));
-    return peaks;
+void note_machine(const BenchArguments &bench, const Backend &machine, const MachinePeaks &peaks) {
+    note(bench.shared,
+         str(machine.device(), " ", machine.isa(), ", ", machine.n_threads(),
+             machine.n_threads() == 1 ? " thread" : " threads", ": read ",
+             decimals(peaks.read_gb_s, 1), " GB/s, did ", decimals(peaks.int8_gops, 0),
+             " GOPS int8 and ", decimals(peaks.float_gflops, 0), " GFLOPS float beside the rows"));
 }
 
 // One session for as long as policy and budget stay the same.
 void measure_rows(const BenchArguments &bench, const Engine &engine,
-                  const std::vector<PlannedRow> &rows, const MachinePeaks &peaks) {
+                  const std::vector<PlannedRow> &rows) {
     const std::string name = model_name(bench, *engine.model);
-    BenchSession session(engine, bench.shared.seed, bench.n_repetitions, bench.shared.quiet);
+    const auto machine = engine.model->device().create({.n_threads = bench.shared.n_threads});
+    BenchSession session(engine, *machine, bench.shared.seed, bench.n_repetitions,
+                         bench.shared.quiet);
+    std::vector<MachinePeaks> peaks;  // of each row
     BenchReport report(bench.format, name.size());
     const auto same = [](const EvictionOptions &a, const EvictionOptions &b) {
         return a.policy == b.policy && (a.budget ? a.budget->tokens : std::nullopt) ==
@@ -314,7 +310,8 @@ void measure_rows(const BenchArguments &bench, const Engine &engine,
                 session.close();
             }
             const Measurement measured = session.measure(row.options, row.test, row.depth);
-            report.add(row_of(name, row, measured, session.session(), peaks));
+            report.add(row_of(name, row, measured, session.session()));
+            peaks.push_back(measured.peaks);
             ++n_done;
         }
     } catch (const Interrupted &) {
@@ -325,6 +322,7 @@ void measure_rows(const BenchArguments &bench, const Engine &engine,
         throw;
     }
     report.end();
+    note_machine(bench, *machine, median_of(peaks));
 }
 
 void run_bench(const BenchArguments &bench) {
@@ -333,8 +331,7 @@ void run_bench(const BenchArguments &bench) {
     const Engine engine = load_engine(bench.shared);
     const std::vector<PlannedRow> rows = plan(bench, sessions, engine.model->config().n_ctx);
     catch_interrupt();
-    const MachinePeaks peaks = measure_machine(bench, *engine.model);
-    measure_rows(bench, engine, rows, peaks);
+    measure_rows(bench, engine, rows);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kRuns = 5;
+constexpr int kRuns = 3;
 constexpr double kRunS = 0.05;
 constexpr size_t kMostReadBytes = size_t{1} << 30;   // more than caches hold
 constexpr size_t kLeastReadBytes = size_t{1} << 24;  // still a number where memory is short
