@@ -18,7 +18,8 @@ set(isa_flags_avx2 -mavx2 -mfma -mf16c)
 set(isa_flags_avx512 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c
                      -Wno-uninitialized -Wno-maybe-uninitialized)
 set(isa_flags_amx -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mamx-tile
-                  -mamx-bf16 -mfma -mf16c -Wno-uninitialized -Wno-maybe-uninitialized)
+                  -mamx-bf16 -mfma -mf16c -Wno-uninitialized -Wno-maybe-uninitialized
+                  -Wno-unused-function)  # what the tables have in common is avx512's
 set(isa_flags_neon -march=armv8.2-a+dotprod)
 
 list(FILTER sources EXCLUDE REGEX "/backend/cpu/isa_[a-z0-9]+\\.cpp$")

@@ -1,9 +1,13 @@
 // The kernel table for amx: that of avx512, with batch products and attention on tiles.
 #include "backend/cpu/simd_avx512.h"
 //
-#include "backend/cpu/kernels.inl"
+#include "backend/cpu/float.inl"
 //
-#include "backend/cpu/matvec_avx512.inl"
+#include "backend/cpu/attention.inl"
+//
+#include "backend/cpu/matvec.inl"
+//
+#include "backend/cpu/matmul.inl"
 //
 #include "backend/cpu/tiles.inl"
 //
@@ -13,10 +17,12 @@
 
 namespace a2sf {
 
-static constexpr Kernels kTable = with_tiled_attention(with_tiles(with_fused(make_table("amx"))));
+const Kernels &kernels_avx512();
 
+// The kernels that are not replaced are avx512's own, not compiled again.
 const Kernels &kernels_amx() {
-    return kTable;
+    static const Kernels table = with_tiled_attention(with_tiles(kernels_avx512()));
+    return table;
 }
 
 }  // namespace a2sf

@@ -1,6 +1,6 @@
 // The kernels as one table. Compiled once per instruction set: isa_<name>.cpp includes its
-// simd_<name>.h, then this, and returns kTable. All linkage is internal, so that the linker cannot
-// take one instruction set's function for another's.
+// simd_<name>.h, then this, and returns kTable (amx starts from avx512's). All linkage is internal,
+// so that the linker cannot take one instruction set's function for another's.
 
 #include "backend/cpu/float.inl"
 //
