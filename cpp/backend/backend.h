@@ -129,9 +129,12 @@ struct AttentionArgs {
 
 // What a machine can do at most with the threads and the instruction set of one backend, measured.
 struct MachinePeaks {
-    double read_gb_s = 0;     // 1e9 bytes/s read from memory, from far more than any cache holds
+    double read_gb_s = 0;     // 1e9 bytes/s usually read, from far more memory than any cache holds
     double int8_gops = 0;     // 1e9 operations/s of byte dot products, two per multiply-add
     double float_gflops = 0;  // the same of float multiply-adds
+    // The same of bfloat16 tiles, 0 without. Where there are some, batches of all types but F32
+    // run on them.
+    double bfloat16_gflops = 0;
 };
 
 // For each KV head, which of the live slots with first_pos <= pos <= last_pos has the lowest score,
@@ -203,7 +206,7 @@ class Backend {
     // 0 where either has no length. live [n_kv_heads]; similarity [n_kv_heads, capacity].
     virtual void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) = 0;
 
-    // Takes about two seconds and up to 1 GiB of memory for the time being.
+    // Takes about a second and up to 1 GiB of memory for the time being.
     virtual MachinePeaks measure_peaks() = 0;
 
     // Calls body(i) for every i < n on the host, on the backend's threads where it has some. A

@@ -38,6 +38,7 @@ void visit_columns(const BenchRow &row, Visit &visit) {
     visit("read_gb_s", row.peaks.read_gb_s);
     visit("int8_gops", row.peaks.int8_gops);
     visit("float_gflops", row.peaks.float_gflops);
+    visit("bfloat16_gflops", row.peaks.bfloat16_gflops);
     visit("fraction_of_peak", row.fraction_of_peak);
 }
 

@@ -37,7 +37,7 @@ size_t peak_rss_bytes() {
 }
 
 // Lets the peak start anew (proc(5), clear_refs). Where that is not allowed it stays that of the
-// whole run.
+// whole run, with the memory that measuring the machine took.
 void reset_peak_rss() {
     const File file = open_file("/proc/self/clear_refs", "w");
     if (file != nullptr) std::fputs("5", file.get());
@@ -78,8 +78,8 @@ double median_of(std::vector<double> values) {
 
 MachinePeaks median_of(const std::vector<MachinePeaks> &peaks) {
     MachinePeaks result;
-    for (const auto peak :
-         {&MachinePeaks::read_gb_s, &MachinePeaks::int8_gops, &MachinePeaks::float_gflops}) {
+    for (const auto peak : {&MachinePeaks::read_gb_s, &MachinePeaks::int8_gops,
+                            &MachinePeaks::float_gflops, &MachinePeaks::bfloat16_gflops}) {
         std::vector<double> values;
         for (const MachinePeaks &one : peaks) values.push_back(one.*peak);
         result.*peak = median_of(std::move(values));
@@ -103,7 +103,8 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
     if (!near || !can_continue(depth, test.n_tokens)) session_.reset();
     depth_ = depth;
     reset_peak_rss();
-    if (!session_) open(options, test, depth);
+    if (!session_) session_ = std::make_unique<Session>(engine_.model, options);
+    warm_up(test, depth);
     Measurement result;
     std::vector<MachinePeaks> peaks;
     // Measuring takes memory of its own, which is not the model's.
@@ -113,14 +114,16 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
             peaks_ = machine_.measure_peaks();
             peaks_at_ = Clock::now();
             reset_peak_rss();
+            // Threads slept meanwhile, and caches hold other things.
+            if (session_->n_tokens() + 1 < most_tokens()) feed({false, 1}, "Warming up");
         }
         peaks.push_back(peaks_);
         if (interrupted()) throw Interrupted();
     };
     for (size_t i = 0; i < n_repetitions_; ++i) {
         const std::string what = at_depth(test.name(), depth);
-        start_at(depth, test.n_tokens, what);
         measure_peaks();
+        start_at(depth, test.n_tokens, what);
         const size_t kv_before = live_kv_bytes(session_->cache());
         result.tokens_per_s.push_back(static_cast<double>(test.n_tokens) / feed(test, what));
         // Linear between the two in a cache that grows, the same in one that is full.
@@ -147,12 +150,21 @@ bool BenchSession::can_continue(size_t depth, size_t n_tokens) const {
     return (config.evicts() && depth >= config.budget) || at - depth <= depth / kSlack;
 }
 
-// A session whose weights, activations and threads have been touched as the test will.
-void BenchSession::open(const SessionOptions &options, const BenchTest &test, size_t depth) {
-    session_ = std::make_unique<Session>(engine_.model, options);
-    session_->reserve(depth + depth / kSlack + test.n_tokens);
-    const size_t n_most = test.is_prompt ? kWarmUpChunks * options.batch : kWarmUpTokens;
-    feed({test.is_prompt, std::min(test.n_tokens, n_most)}, "Warming up");
+// Weights, activations, cache and threads are touched as the test will touch them: at the depth
+// already, if the session is there from another test.
+void BenchSession::warm_up(const BenchTest &test, size_t depth) {
+    const size_t n_chunks = kWarmUpChunks * session_->options().batch;
+    const size_t n = std::min(test.n_tokens, test.is_prompt ? n_chunks : kWarmUpTokens);
+    if (session_->n_tokens() + n > most_tokens()) session_->reset();
+    const size_t deepest = depth + depth / kSlack + test.n_tokens + (depth > 0 ? n : 0);
+    session_->reserve(deepest - std::min(deepest, session_->n_tokens()));
+    feed({test.is_prompt, n}, "Warming up");
+}
+
+// That the session can read: all there is room for in the context without eviction.
+size_t BenchSession::most_tokens() const {
+    const bool evicts = session_->options().eviction.policy != "full";
+    return evicts ? SIZE_MAX : session_->model().config().n_ctx;
 }
 
 // Brings the session to the depth, or leaves it where it is if that is near enough.

@@ -57,7 +57,8 @@ class BenchSession {
 
   private:
     bool can_continue(size_t depth, size_t n_tokens) const;
-    void open(const SessionOptions &options, const BenchTest &test, size_t depth);
+    void warm_up(const BenchTest &test, size_t depth);
+    size_t most_tokens() const;
     void start_at(size_t depth, size_t n_tokens, const std::string &what);
     double feed(const BenchTest &test, const std::string &what);
 

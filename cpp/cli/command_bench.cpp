@@ -136,12 +136,13 @@ constexpr const char *kNotes =
     "\n"
     "The machine's peaks are measured beside the repetitions with the same threads\n"
     "and instruction set, and are medians too: read_gb_s, 1e9 bytes/s from memory;\n"
-    "int8_gops and float_gflops, 1e9 operations/s, two per multiply-add.\n"
-    "fraction_of_peak is\n"
+    "int8_gops and float_gflops, 1e9 operations/s of vectors, two per multiply-add;\n"
+    "bfloat16_gflops the same of tiles (AMX), 0 without. fraction_of_peak is\n"
     "  tg: tokens_per_s x (weight_bytes_per_token + K and V bytes read per token)\n"
     "      / read_gb_s\n"
     "  pp: tokens_per_s x 2 x (weights multiplied per token) / int8_gops, or\n"
-    "      / float_gflops for weights of float types\n"
+    "      / float_gflops for weights of float types; with tiles / bfloat16_gflops\n"
+    "      for all but F32\n"
     "Counted are the weight matrices, a tied output once. A prompt multiplies the\n"
     "output only for its last token, and its attention is not counted. What fits in\n"
     "the processor's caches may be read faster than memory's peak.\n"
@@ -280,11 +281,15 @@ BenchRow row_of(const std::string &name, const PlannedRow &planned, const Measur
 }
 
 void note_machine(const BenchArguments &bench, const Backend &machine, const MachinePeaks &peaks) {
+    const std::string tiles =
+        peaks.bfloat16_gflops == 0
+            ? std::string()
+            : str(" and ", decimals(peaks.bfloat16_gflops, 0), " bfloat16 on tiles");
     note(bench.shared,
          str(machine.device(), " ", machine.isa(), ", ", machine.n_threads(),
-             machine.n_threads() == 1 ? " thread" : " threads", ": read ",
+             machine.n_threads() == 1 ? " thread" : " threads", ": beside the rows read ",
              decimals(peaks.read_gb_s, 1), " GB/s, did ", decimals(peaks.int8_gops, 0),
-             " GOPS int8 and ", decimals(peaks.float_gflops, 0), " GFLOPS float beside the rows"));
+             " GOPS int8, ", decimals(peaks.float_gflops, 0), " GFLOPS float", tiles));
 }
 
 // One session for as long as policy and budget stay the same.

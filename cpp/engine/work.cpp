@@ -1,6 +1,7 @@
 #include "engine/work.h"
 
 #include <algorithm>
+#include <string_view>
 #include <vector>
 
 namespace a2sf {
@@ -9,7 +10,8 @@ namespace {
 void add(WeightWork &work, const Weight &w) {
     if (w.data == nullptr) return;
     work.n_bytes += w.rows * w.type->row_bytes(w.cols);
-    (w.type->group > 0 ? work.n_quantized : work.n_plain) += w.rows * w.cols;
+    const bool whole = std::string_view(w.type->name) == "F32";
+    (w.type->group > 0 ? work.n_quantized : whole ? work.n_float : work.n_half) += w.rows * w.cols;
 }
 
 }  // namespace
@@ -66,9 +68,12 @@ double prompt_fraction(const Model &model, size_t n_tokens, double tokens_per_s,
         return static_cast<double>(in_layers) +
                static_cast<double>(in_output) / static_cast<double>(n_tokens);
     };
-    const double least_s =
-        2 * per_token(layers.n_quantized, output.n_quantized) / (peaks.int8_gops * 1e9) +
-        2 * per_token(layers.n_plain, output.n_plain) / (peaks.float_gflops * 1e9);
+    const bool tiles = peaks.bfloat16_gflops > 0;
+    const double least_s = 2e-9 * per_token(layers.n_quantized, output.n_quantized) /
+                               (tiles ? peaks.bfloat16_gflops : peaks.int8_gops) +
+                           2e-9 * per_token(layers.n_half, output.n_half) /
+                               (tiles ? peaks.bfloat16_gflops : peaks.float_gflops) +
+                           2e-9 * per_token(layers.n_float, output.n_float) / peaks.float_gflops;
     return tokens_per_s * least_s;
 }
 

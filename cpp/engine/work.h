@@ -19,7 +19,8 @@ namespace a2sf {
 struct WeightWork {
     size_t n_bytes = 0;
     size_t n_quantized = 0;  // weights of types with scales: byte products
-    size_t n_plain = 0;      // weights of float types
+    size_t n_half = 0;       // weights of F16 and BF16
+    size_t n_float = 0;      // weights of F32
 };
 
 WeightWork layers_work(const Model &model);
@@ -40,7 +41,8 @@ double decode_fraction(const Model &model, double kv_bytes_per_token, double tok
                        const MachinePeaks &peaks);
 
 // Share of the arithmetic peak that a prompt speed takes.
-//   tokens_per_s * 2 * (weights multiplied per token) / int8_gops, or float_gflops for plain types
+//   tokens_per_s * 2 * (weights multiplied per token) / int8_gops, or float_gflops for float types
+// Where there are bfloat16 tiles, all types but F32 are set against bfloat16_gflops.
 // A prompt of n_tokens multiplies the layers n_tokens times but the output once, for its last
 // token. Types of both kinds: the times that each needs at its own peak are added.
 double prompt_fraction(const Model &model, size_t n_tokens, double tokens_per_s,

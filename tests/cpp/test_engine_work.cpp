@@ -31,9 +31,10 @@ TEST_CASE("work: matrices count once, and so does an output that is the embeddin
         const Engine engine = load_tiny(tiny);
         const Model &model = *engine.model;
         const size_t in_layers = layer_weights(tiny), in_output = kTinyVocab * tiny.dim;
-        CHECK(layers_work(model).n_plain == in_layers);
+        CHECK(layers_work(model).n_float == in_layers);
+        CHECK(layers_work(model).n_half == 0);
         CHECK(layers_work(model).n_quantized == 0);
-        CHECK(output_work(model).n_plain == in_output);
+        CHECK(output_work(model).n_float == in_output);
         CHECK(weight_bytes_per_token(model) == 4 * (in_layers + in_output));
         CHECK(main_weight_type(model) == "F32");
     }
@@ -43,7 +44,7 @@ TEST_CASE("work: a speed at the peak is a share of 1") {
     const TinyModel tiny;
     const Engine engine = load_tiny(tiny);
     const Model &model = *engine.model;
-    const MachinePeaks peaks = {2.0, 5.0, 3.0};
+    const MachinePeaks peaks = {2.0, 5.0, 3.0, 0.0};
     const double n_bytes = static_cast<double>(weight_bytes_per_token(model)) + 1000.0;
     CHECK(decode_fraction(model, 1000.0, 2e9 / n_bytes, peaks) == doctest::Approx(1.0));
     const double n_weights = static_cast<double>(layer_weights(tiny)) + kTinyVocab * tiny.dim / 7.0;

@@ -23,7 +23,7 @@ COUNTS = (
 )  # fmt: skip
 NUMBERS = (
     "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max", "read_gb_s", "int8_gops",
-    "float_gflops", "fraction_of_peak",
+    "float_gflops", "bfloat16_gflops", "fraction_of_peak",
 )  # fmt: skip
 EVICTION = ("budget", "prefill")  # null when nothing is evicted
 MATRICES = re.compile(r"blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight")
@@ -118,7 +118,8 @@ def test_fractions_follow_their_formulas(models: Path, name: str) -> None:
     least_s = 0.0
     for part, times in (("layers", 32), ("output", 1)):
         for n_weights, _, quantised in work[part]:
-            peak = prompt["int8_gops"] if quantised else prompt["float_gflops"]
+            on_vectors = prompt["int8_gops"] if quantised else prompt["float_gflops"]
+            peak = prompt["bfloat16_gflops"] or on_vectors  # none of the models is F32
             least_s += times * 2 * n_weights / (peak * 1e9)
     assert prompt["fraction_of_peak"] == pytest.approx(prompt["tokens_per_s"] * least_s / 32)
 

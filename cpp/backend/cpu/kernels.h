@@ -228,10 +228,11 @@ struct Kernels {
     float (*dot)(const float *a, const float *b, size_t n);
     void (*add_scaled)(const float *x, float scale, float *y, size_t n);
 
-    // What the instruction set can do at most (peaks.inl), for `a2sf bench`. The first two return
+    // What the instruction set can do at most (peaks.inl), for `a2sf bench`. The first three return
     // the operations done; n_rounds <= kPeakMostRounds. n is a multiple of kPeakReadFloats.
     double (*peak_int8)(size_t n_rounds);
     double (*peak_float)(size_t n_rounds);
+    double (*peak_tiles)(size_t n_rounds);  // null where there are no tiles
     void (*read_floats)(const float *p, size_t n);
 };
 

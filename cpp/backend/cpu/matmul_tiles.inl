@@ -263,7 +263,9 @@ constexpr Kernels with_tiles(Kernels table) {
 #define A2SF_TILES(F_) use_tiles<F_>(table, n++);
     A2SF_WEIGHT_FORMATS(A2SF_TILES)
 #undef A2SF_TILES
+    table.name = "amx";
     table.tile_row = tile_row;
+    table.peak_tiles = peak_tiles;
     table.panel_bytes = kTilePanelBytes < kPanelBytes ? kPanelBytes : kTilePanelBytes;
     table.panel_rows = kRunRows;
     return table;
