@@ -11,7 +11,7 @@ namespace a2sf {
 
 namespace {
 
-constexpr size_t kTileRows = 16;  // query rows that share one pass over K and V
+constexpr size_t kQueryRows = 16;  // query rows that share one pass over K and V
 constexpr size_t kMaxParts = 16;
 constexpr size_t kTiledKvBytes = size_t{4} << 20;  // of K and V as tiles, if more than one head
 
@@ -31,7 +31,7 @@ struct CpuBackend::AttentionPlan {
     size_t n_heads;
     size_t live;        // padded, the longest head's
     size_t n_scratch;   // floats per tile
-    size_t per_worker;  // n_scratch, and where p is kept n_rows() * live + n_rows()
+    size_t per_worker;  // n_scratch, and where p is kept n_rows() * live + padded(n_rows())
     float *scratch;     // [n_threads, per_worker]
     float *partial;     // [n_lanes, n_heads, n_parts, live]; null for a single part
 
@@ -113,7 +113,7 @@ void CpuBackend::attention(const AttentionArgs &args) {
     plan.first_head = 0;
     plan.n_heads = n_kv_heads;
     plan.group = args.n_heads / n_kv_heads;
-    plan.tile_queries = plan.group >= kTileRows ? 1 : kTileRows / plan.group;
+    plan.tile_queries = plan.group >= kQueryRows ? 1 : kQueryRows / plan.group;
     plan.tile_queries = plan.tile_queries < m ? plan.tile_queries : m;
     plan.n_tiles = ceil_div(m, plan.tile_queries);
     plan.n_parts = plan.n_tiles < kMaxParts ? plan.n_tiles : kMaxParts;

@@ -91,11 +91,11 @@ class CpuBackend final : public Backend {
     Buffer<std::byte> quantized_;  // one QuantizedX
     Buffer<float> rows_;           // an Input's rows: [m, cols], or one per thread
     Buffer<float> hidden_;  // gate and up: [2, m, hidden_dim], or [n_threads, m, 2, kFfnRows]
-    Buffer<uint16_t> hidden_tiles_;  // one TileX
-    Buffer<uint16_t> tiles_;         // one TileX, or one TileKv
-    Buffer<int32_t> tiled_pos_;      // of a TileKv
-    Buffer<float> attention_;        // [n_threads, an AttentionTile's scratch, p and weights]
-    Buffer<float> partial_;          // [n_lanes, n_kv_heads, n_parts, padded(live)]
+    Buffer<uint16_t> hidden_tiles_;              // one TileX
+    Buffer<uint16_t> tiles_;                     // one TileX, or a TileKv of each KV head of a pass
+    Buffer<int32_t> tiled_pos_;                  // of those TileKv
+    Buffer<float> attention_;                    // AttentionPlan::scratch, or an OnePlan's arrays
+    Buffer<float> partial_;                      // AttentionPlan::partial
     std::vector<std::atomic<size_t>> finished_;  // [n_kv_heads], runs of attention_of_one
     Buffer<float> key_rows_;                     // [n_threads, 2, padded(head_dim)]
 };

@@ -42,7 +42,7 @@ Cut cut_batch(const Kernels &kernels, const Weight &w) {
 Cut cut_single(const Weight &w) {
     const size_t row_bytes = std::max<size_t>(w.type->row_bytes(w.cols), 1);
     const size_t quarter = w.rows / 4;
-    const size_t run = std::max<size_t>(kTaskBytes / (4 * row_bytes), 1);
+    const size_t run = quarter == 0 ? w.rows : std::max<size_t>(kTaskBytes / (4 * row_bytes), 1);
     return {(quarter + run - 1) / run + (w.rows % 4 != 0), run, quarter};
 }
 
