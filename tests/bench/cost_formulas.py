@@ -148,13 +148,10 @@ def prompt_slots(n: int, depth: int, budget: int | None, chunk: int) -> tuple[fl
     attended = ranked = 0.0
     for first in range(depth, depth + n, chunk):
         m = min(chunk, depth + n - first)
-        if budget is None or first + m <= budget:
-            attended += m * (first + (m + 1) / 2)
-            continue
-        live = min(first, budget) + m
-        # Once slots are reused they have no order, and none can be left out.
-        attended += m * live if first > budget else m * (first + (m + 1) / 2)
-        ranked += live
+        before = first if budget is None else min(first, budget)
+        attended += m * (before + (m + 1) / 2)  # a query does not see later ones
+        if budget is not None and first + m > budget:
+            ranked += before + m
     return attended, ranked
 
 

@@ -59,7 +59,7 @@ def prompts(
     long = {name: engine.session(eviction=option) for name, option in options.items()}
     fresh = engine.session(eviction=options[args.policies[0]])
     speeds: dict[str, list[float]] = {name: [] for name in (*args.policies, "fresh")}
-    for first in range(0, args.length, args.piece):
+    for first in range(0, args.length - args.piece + 1, args.piece):  # whole pieces
         piece = ids[first : first + args.piece]
         for name, session in long.items():
             speeds[name].append(len(piece) / seconds(lambda s=session, p=piece: s.feed(p)))
@@ -68,8 +68,14 @@ def prompts(
         print(f"\r{first + len(piece):,} of {args.length:,} tokens read", end="", file=sys.stderr)
     print(file=sys.stderr)
     own, other = args.policies
-    show(f"prompt of {args.length:,}, {own}", speeds[own], f"of {args.piece:,}", speeds["fresh"])
-    show(f"prompt, {own}", speeds[own][2:], other, speeds[other][2:])
+    # A text's speed is its length by the sum of its pieces' times.
+    whole = {name: len(found) / sum(1 / speed for speed in found) for name, found in speeds.items()}
+    print(
+        f"{f'prompt of {args.length:,}, {own}':32} {whole[own]:8.1f} tokens/s; of {args.piece:,} "
+        f"{whole['fresh']:8.1f}; ratio {whole[own] / whole['fresh']:.3f}"
+    )
+    show("its pieces", speeds[own], f"of {args.piece:,}", speeds["fresh"])
+    show(f"pieces, {own}", speeds[own][2:], other, speeds[other][2:])
     return long
 
 

