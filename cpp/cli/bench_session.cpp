@@ -115,7 +115,8 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
             peaks_at_ = Clock::now();
             reset_peak_rss();
             // Threads slept meanwhile, and caches hold other things.
-            if (session_->n_tokens() + 1 < most_tokens()) feed({false, 1}, "Warming up");
+            if (depth == 0) session_->reset();
+            if (session_->n_tokens() < most_tokens()) feed({false, 1}, "Warming up");
         }
         peaks.push_back(peaks_);
         if (interrupted()) throw Interrupted();

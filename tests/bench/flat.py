@@ -18,7 +18,7 @@ from pathlib import Path
 import a2sf
 import numpy as np
 
-DECODE = 32  # tokens of one round
+DECODE = 8  # tokens of one round
 
 
 def random_ids(engine: a2sf.Engine, n: int, seed: int) -> list[int]:
@@ -102,7 +102,7 @@ def main() -> int:
     parser.add_argument("--budget", type=int, default=1024)
     parser.add_argument("--length", type=int, default=30000, help="tokens of the long text")
     parser.add_argument("--piece", type=int, default=1024, help="tokens of the short prompt")
-    parser.add_argument("--rounds", type=int, default=20, help="of 32 decoded tokens each")
+    parser.add_argument("--rounds", type=int, default=100, help="of 8 decoded tokens each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--policies", nargs=2, default=["a2sf", "streaming"], metavar="NAME")
     args = parser.parse_args()
