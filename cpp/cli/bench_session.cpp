@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "cli/terminal.h"
 #include "engine/work.h"
+#include "evict/registry.h"
 
 namespace a2sf::cli {
 namespace {
@@ -107,23 +108,26 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
     warm_up(test, depth);
     Measurement result;
     std::vector<MachinePeaks> peaks;
-    // Measuring takes memory of its own, which is not the model's.
+    // Whether they had to be measured. That takes memory of its own, which is not the model's.
     const auto measure_peaks = [&] {
-        if (Clock::now() - peaks_at_ > kPeaksHold) {
+        const bool anew = Clock::now() - peaks_at_ > kPeaksHold;
+        if (anew) {
             result.peak_rss_bytes = std::max(result.peak_rss_bytes, peak_rss_bytes());
             peaks_ = machine_.measure_peaks();
             peaks_at_ = Clock::now();
             reset_peak_rss();
+        }
+        peaks.push_back(peaks_);
+        if (interrupted()) throw Interrupted();
+        return anew;
+    };
+    for (size_t i = 0; i < n_repetitions_; ++i) {
+        const std::string what = at_depth(test.name(), depth);
+        if (measure_peaks()) {
             // Threads slept meanwhile, and caches hold other things.
             if (depth == 0) session_->reset();
             if (session_->n_tokens() < most_tokens()) feed({false, 1}, "Warming up");
         }
-        peaks.push_back(peaks_);
-        if (interrupted()) throw Interrupted();
-    };
-    for (size_t i = 0; i < n_repetitions_; ++i) {
-        const std::string what = at_depth(test.name(), depth);
-        measure_peaks();
         start_at(depth, test.n_tokens, what);
         const size_t kv_before = live_kv_bytes(session_->cache());
         result.tokens_per_s.push_back(static_cast<double>(test.n_tokens) / feed(test, what));
@@ -164,7 +168,7 @@ void BenchSession::warm_up(const BenchTest &test, size_t depth) {
 
 // That the session can read: all there is room for in the context without eviction.
 size_t BenchSession::most_tokens() const {
-    const bool evicts = session_->options().eviction.policy != "full";
+    const bool evicts = find_policy(session_->options().eviction.policy).evicts();
     return evicts ? SIZE_MAX : session_->model().config().n_ctx;
 }
 

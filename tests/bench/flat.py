@@ -11,33 +11,20 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import a2sf
 import numpy as np
+from peer_engines import Ids, single, tokens_per_s
 
 DECODE = 8  # tokens of one round
 
 
-def random_ids(engine: a2sf.Engine, n: int, seed: int) -> list[int]:
+def random_ids(engine: a2sf.Engine, n: int, seed: int) -> Ids:
     """Tokens that are no control tokens in the usual vocabularies."""
     n_vocab = engine.session().feed([1]).size
     rng = np.random.default_rng(seed)
-    return [int(i) for i in rng.integers(n_vocab // 100, n_vocab, n)]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def decode(session: a2sf.Session, ids: list[int]) -> float:
-    """Tokens/s of single steps."""
-    return len(ids) / seconds(lambda: [session.feed([i]) for i in ids])
+    return rng.integers(n_vocab // 100, n_vocab, n).astype(np.int32)
 
 
 def show(name: str, found: list[float], base_name: str, base: list[float]) -> None:
@@ -51,9 +38,7 @@ def show(name: str, found: list[float], base_name: str, base: list[float]) -> No
     )
 
 
-def prompts(
-    engine: a2sf.Engine, args: argparse.Namespace, ids: list[int]
-) -> dict[str, a2sf.Session]:
+def prompts(engine: a2sf.Engine, args: argparse.Namespace, ids: Ids) -> dict[str, a2sf.Session]:
     """Read the long text under both policies, beside a fresh prompt of one piece each time."""
     options = {name: a2sf.Eviction(policy=name, budget=args.budget) for name in args.policies}
     long = {name: engine.session(eviction=option) for name, option in options.items()}
@@ -62,9 +47,9 @@ def prompts(
     for first in range(0, args.length - args.piece + 1, args.piece):  # whole pieces
         piece = ids[first : first + args.piece]
         for name, session in long.items():
-            speeds[name].append(len(piece) / seconds(lambda s=session, p=piece: s.feed(p)))
+            speeds[name].append(tokens_per_s(session.feed, [piece]))
         fresh.reset()
-        speeds["fresh"].append(len(piece) / seconds(lambda p=piece: fresh.feed(p)))
+        speeds["fresh"].append(tokens_per_s(fresh.feed, [piece]))
         print(f"\r{first + len(piece):,} of {args.length:,} tokens read", end="", file=sys.stderr)
     print(file=sys.stderr)
     own, other = args.policies
@@ -80,7 +65,7 @@ def prompts(
 
 
 def decoding(
-    engine: a2sf.Engine, args: argparse.Namespace, ids: list[int], long: dict[str, a2sf.Session]
+    engine: a2sf.Engine, args: argparse.Namespace, ids: Ids, long: dict[str, a2sf.Session]
 ) -> None:
     """Single steps at the end of the long text and just past the budget, in turn."""
     own, other = args.policies
@@ -90,7 +75,7 @@ def decoding(
     speeds: dict[str, list[float]] = {name: [] for name in sessions}
     for first in range(0, args.rounds * DECODE, DECODE):
         for name, session in sessions.items():
-            speeds[name].append(decode(session, ids[first : first + DECODE]))
+            speeds[name].append(tokens_per_s(session.feed, single(ids[first : first + DECODE])))
     show(f"decode at {args.length:,}, {own}", speeds[own], f"at {args.budget:,}", speeds["short"])
     show(f"decode, {own}", speeds[own], other, speeds[other])
 

@@ -109,22 +109,27 @@ A2SF_INLINE void load_queries(const AttentionTile &tile, const TiledRows &rows) 
     }
 }
 
+// The four sums as 32 rows by 32 columns, rows `stride` floats apart.
+A2SF_INLINE void store_sums(float *to, size_t stride) {
+    const size_t row_bytes = stride * sizeof(float);
+    float *second = to + kTileRows * stride;
+    tile_store<0>(to, row_bytes);
+    tile_store<1>(to + kTileRows, row_bytes);
+    tile_store<2>(second, row_bytes);
+    tile_store<3>(second + kTileRows, row_bytes);
+}
+
 // logits[r, s] = q[r] . k[s], not scaled, of n slots from `first` on.
 A2SF_INLINE void tiled_logits(const TiledAttention &job, const TiledRows &rows, size_t first,
                               size_t n) {
     const size_t n_tiles = job.tile.head_dim / kTileCols;
     const Operand q = {rows.q, n_tiles * kTileSize};
-    constexpr size_t kRowBytes = kLogitStride * sizeof(float);
     for (size_t s = 0; s < n; s += 2 * kTileRows) {
         const size_t at = (first + s) / kTileRows * n_tiles * kTileSize;
         const Operand k = {job.kv.k + at, n_tiles * kTileSize};
         tile_clear<0>(), tile_clear<1>(), tile_clear<2>(), tile_clear<3>();
         multiply_tiles<2>(q, k, n_tiles);
-        float *to = rows.logits + s, *second = to + kTileRows * kLogitStride;
-        tile_store<0>(to, kRowBytes);
-        tile_store<1>(to + kTileRows, kRowBytes);
-        tile_store<2>(second, kRowBytes);
-        tile_store<3>(second + kTileRows, kRowBytes);
+        store_sums(rows.logits + s, kLogitStride);
     }
     memory_barrier();
 }
@@ -168,12 +173,11 @@ A2SF_INLINE F tile_exp2(F t) {
 // Moves row r's ref up to the highest t of its n logits, and all it has summed with it.
 void raise_ref(TiledRows &rows, size_t r, size_t head_dim, F top, float to_t) {
     const float ref = maximum(top) * to_t;
-    alignas(64) float factor[kW];
-    store(factor, tile_exp2(set1(rows.ref[r] - ref)));
-    rows.total[r] *= factor[0];
+    const F factor = tile_exp2(set1(rows.ref[r] - ref));
+    rows.total[r] *= _mm512_cvtss_f32(factor);
     rows.ref[r] = ref;
     float *out = rows.out + r * head_dim;
-    for (size_t d = 0; d < head_dim; d += kW) store(out + d, mul(load(out + d), set1(factor[0])));
+    for (size_t d = 0; d < head_dim; d += kW) store(out + d, mul(load(out + d), factor));
 }
 
 // p of n slots of row r from their logits.
@@ -324,10 +328,7 @@ A2SF_INLINE void tiled_values(const TiledAttention &job, const TiledRows &rows, 
         tile_load<2>(second, row_bytes);
         tile_load<3>(second + kTileRows, row_bytes);
         multiply_tiles<2>(p, v, n / kTileCols);
-        tile_store<0>(to, row_bytes);
-        tile_store<1>(to + kTileRows, row_bytes);
-        tile_store<2>(second, row_bytes);
-        tile_store<3>(second + kTileRows, row_bytes);
+        store_sums(to, head_dim);
     }
     memory_barrier();
 }

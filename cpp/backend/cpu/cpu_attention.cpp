@@ -193,8 +193,8 @@ void CpuBackend::attention_on_tiles(const AttentionArgs &args, AttentionPlan pla
         plan.n_heads = std::min(at_once, n_heads - plan.first_head);
         pool_.run(plan.n_heads * n_packs, [&](size_t task, size_t worker) {
             const size_t i = task / n_packs;
-            pack(args, plan.first_head + i, task % n_packs, kv_of(i),
-                 plan.scratch + worker * plan.per_worker);
+            const AttentionTile from = tile_of(args, plan, plan.first_head + i, worker);
+            pack(from, task % n_packs * kSlotsPerPack, kv_of(i));
         });
         pool_.run(plan.n_heads * plan.n_parts, [&](size_t task, size_t worker) {
             const size_t i = task / plan.n_parts;
@@ -205,20 +205,13 @@ void CpuBackend::attention_on_tiles(const AttentionArgs &args, AttentionPlan pla
     }
 }
 
-// One pack of slots of a KV head, and their positions.
-void CpuBackend::pack(const AttentionArgs &args, size_t head, size_t index, const TileKv &to,
-                      float *scratch) {
-    const KvSlots &slots = args.slots;
-    const size_t row_bytes = kv_row_bytes(slots.type, slots.head_dim);
-    const size_t offset = head * slots.capacity * row_bytes, first = index * kSlotsPerPack;
-    const int32_t *pos = args.pos + head * slots.capacity;
+// One pack of slots of a KV head, from slot `first` on, and their positions.
+void CpuBackend::pack(const AttentionTile &from, size_t first, const TileKv &to) {
     for (size_t s = first; s < first + kSlotsPerPack; ++s) {
-        to.pos[s] = s < args.live[head] ? pos[s] : INT32_MAX;
+        to.pos[s] = s < from.live ? from.pos[s] : INT32_MAX;
     }
-    kernels_.pack_slots(static_cast<int>(slots.type),
-                        static_cast<const uint8_t *>(slots.k) + offset,
-                        static_cast<const uint8_t *>(slots.v) + offset, row_bytes, args.live[head],
-                        first, to, scratch);
+    kernels_.pack_slots(from.kv_format, from.k, from.v, from.row_bytes, from.live, first, to,
+                        from.scratch);
 }
 
 void CpuBackend::attend_part_on_tiles(const AttentionArgs &args, const AttentionPlan &plan,

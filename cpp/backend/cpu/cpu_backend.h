@@ -73,8 +73,7 @@ class CpuBackend final : public Backend {
     static void place_queries(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
                               size_t i0, AttentionTile &tile);
     void add_parts(const AttentionArgs &args, const AttentionPlan &plan);
-    void pack(const AttentionArgs &args, size_t head, size_t index, const TileKv &to,
-              float *scratch);
+    void pack(const AttentionTile &from, size_t first, const TileKv &to);
     struct OnePlan;
     static bool is_one_query(const AttentionArgs &args);
     void attention_of_one(const AttentionArgs &args);
