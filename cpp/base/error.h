@@ -20,6 +20,13 @@ class GgufError : public Error {
     using Error::Error;
 };
 
+// A saved session that is damaged, or was saved with another model or other options (Python: also a
+// ValueError).
+class SavedSessionError : public Error {
+  public:
+    using Error::Error;
+};
+
 // An option, argument or combination of them that makes no sense (Python: also a ValueError).
 class OptionError : public Error {
   public:

@@ -1,4 +1,6 @@
 // a2sf run: generates text from one prompt.
+#include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,6 +14,7 @@
 #include "cli/terminal.h"
 #include "engine/engine.h"
 #include "engine/generate.h"
+#include "engine/saved_session.h"
 #include "engine/session.h"
 
 namespace a2sf::cli {
@@ -21,6 +24,8 @@ struct RunArguments {
     SharedArguments shared;
     std::optional<std::string> prompt;
     std::optional<std::string> file;
+    std::optional<std::string> load_session;
+    std::optional<std::string> save_session;
     GenerateOptions generate;
     bool echo = false;
     bool ids = false;
@@ -54,6 +59,17 @@ OptionGroup prompt_group(RunArguments &run) {
           to_switch(run.ids)}}};
 }
 
+OptionGroup session_group(RunArguments &run) {
+    return {"Sessions",
+            {{"--load-session", "", "PATH",
+              "go on after what a saved session has read; it brings its cache options, and a prompt "
+              "may be left out",
+              "", to_text(run.load_session)},
+             {"--save-session", "", "PATH",
+              "save what was read and generated at the end; -n 0 only reads the prompt", "",
+              to_text(run.save_session)}}};
+}
+
 OptionGroup sampling_group(RunArguments &run) {
     SamplingOptions &s = run.generate.sampling;
     return {"Sampling",
@@ -75,8 +91,9 @@ CommandLine describe(RunArguments &run) {
     line.command = "a2sf run";
     line.usage = "[-m PATH] (-p TEXT | -f PATH | < FILE) [options]";
     line.summary = "generate text from a prompt";
-    line.groups = {model_group(run.shared), prompt_group(run),         sampling_group(run),
-                   cache_group(run.shared), machine_group(run.shared), output_group(run.shared)};
+    line.groups = {model_group(run.shared),  prompt_group(run),        session_group(run),
+                   sampling_group(run),      cache_group(run.shared),  machine_group(run.shared),
+                   output_group(run.shared)};
     line.notes = policy_notes();
     line.hint = "a prompt is given with -p TEXT or -f PATH";
     return line;
@@ -87,6 +104,7 @@ std::string read_prompt(const RunArguments &run) {
         throw UsageError("--prompt, --file: one of them expected, found both");
     }
     if (run.prompt) return *run.prompt;
+    if (run.load_session && !run.file) return {};
     if (!run.file && stdin_is_terminal()) {
         throw UsageError(
             "prompt: -p TEXT, -f PATH or a pipe on standard input expected, found none");
@@ -249,6 +267,16 @@ void note_context(const RunArguments &run, const Generation &generation, const S
     }
 }
 
+std::unique_ptr<Session> open_session(const RunArguments &run, const Engine &engine,
+                                      const SessionOptions &options) {
+    if (!run.load_session) return std::make_unique<Session>(engine.model, options);
+    // Options that were not given are the file's.
+    const bool given = !(options.eviction == session_options(SharedArguments()).eviction);
+    SavedSession saved = load_session(engine.model, *run.load_session, options.n_threads,
+                                      given ? &options.eviction : nullptr);
+    return std::move(saved.session);
+}
+
 void run_prompt(RunArguments &run) {
     SharedArguments &shared = run.shared;
     run.generate.sampling.seed = shared.seed;
@@ -257,11 +285,15 @@ void run_prompt(RunArguments &run) {
     const std::string prompt = read_prompt(run);
     note_greedy(run);
     const Engine engine = load_engine(shared);
-    const std::vector<int32_t> prompt_ids = engine.tokenizer->encode(prompt);
-    if (prompt_ids.empty()) {
+    const std::unique_ptr<Session> owned = open_session(run, engine, options);
+    Session &session = *owned;
+    // A text begins with the beginning-of-text token once.
+    const std::optional<bool> bos =
+        session.n_tokens() > 0 ? std::optional<bool>(false) : std::nullopt;
+    const std::vector<int32_t> prompt_ids = engine.tokenizer->encode(prompt, {.add_bos = bos});
+    if (prompt_ids.empty() && session.n_tokens() == 0) {
         throw UsageError("prompt: at least one token expected, found an empty text");
     }
-    Session session(engine.model, options);
     Generator generator(session, *engine.tokenizer, run.generate);
     Stream stream(run);
     if (run.echo) {
@@ -271,6 +303,11 @@ void run_prompt(RunArguments &run) {
     catch_interrupt();
     generate(generator, session, prompt_ids, stream, run);
     const Generation &generation = generator.result();
+    if (run.save_session) {
+        save_session(session, *run.save_session);
+        note(shared, str("saved ", grouped(session.n_tokens()), " tokens as ", *run.save_session,
+                         ", ", human_bytes(std::filesystem::file_size(*run.save_session))));
+    }
     if (shared.json) print(to_json(run, prompt, prompt_ids, generation, session));
     note_context(run, generation, session);
     if (!shared.quiet) tell_statistics(generation, session);

@@ -35,7 +35,8 @@ struct Session::Parts {
     Decoder decoder;
     Cache cache;
     std::vector<int32_t> pos;       // [batch]
-    std::span<const float> logits;  // of the last token; in the decoder
+    std::span<const float> logits;  // of the last token; in the decoder, or loaded ones
+    Buffer<float> loaded_logits;    // [n_vocab]
 
     Parts(const Model &model, const SessionOptions &options)
         : backend(model.device().create({.n_threads = options.n_threads})),
@@ -69,6 +70,7 @@ void Session::reset() {
     parts_->logits = {};
     n_tokens_ = 0;
     n_reserved_ = 0;
+    n_prompt_ = 0;
     configured_ = false;
     broken_ = false;
 }
@@ -98,6 +100,7 @@ void Session::prepare(size_t n_ids) {
     Cache &cache = parts_->cache;
     if (!configured_) {
         cache.configure(resolve(options_.eviction, n_ids));
+        n_prompt_ = n_ids;
         configured_ = true;
     }
     const EvictionConfig &config = cache.config();
@@ -164,6 +167,54 @@ std::span<const float> Session::feed(std::span<const int32_t> ids, const Progres
 void Session::feed_all(std::span<const int32_t> ids, const LogitsSink &sink,
                        const Progress &progress) {
     run(ids, &sink, progress);
+}
+
+void Session::save(ByteWriter &out) const {
+    if (broken_) {
+        throw Error(
+            "session: a complete state expected, found one interrupted in the middle of a "
+            "chunk; reset it first");
+    }
+    out.put<uint64_t>(n_tokens_);
+    out.put<uint64_t>(n_prompt_);
+    if (n_tokens_ == 0) return;
+    out.put_all(parts_->logits);
+    parts_->cache.save(out);
+}
+
+void Session::load(ByteReader &in) {
+    reset();
+    try {
+        const uint64_t n_tokens = in.get<uint64_t>("tokens");
+        const uint64_t n_prompt = in.get<uint64_t>("tokens of the first prompt");
+        if (n_tokens > kMostPositions || n_prompt > n_tokens || (n_prompt == 0) != (n_tokens == 0)) {
+            in.fail("tokens: at most ", kMostPositions, ", the first prompt's among them, expected, ",
+                    "found ", n_tokens, " and ", n_prompt);
+        }
+        if (n_tokens == 0) return;
+        const size_t n_vocab = model_->config().n_vocab;
+        parts_->loaded_logits = Buffer<float>(n_vocab, "logits");
+        in.get_all(parts_->loaded_logits.span(), "logits");
+        parts_->cache.configure(resolve(options_.eviction, static_cast<size_t>(n_prompt)));
+        parts_->cache.load(in, static_cast<size_t>(n_tokens));
+        parts_->logits = parts_->loaded_logits.span();
+        n_tokens_ = static_cast<size_t>(n_tokens);
+        n_prompt_ = static_cast<size_t>(n_prompt);
+        configured_ = true;
+    } catch (...) {
+        reset();
+        throw;
+    }
+}
+
+std::unique_ptr<Session> Session::fork() const {
+    auto copy = std::make_unique<Session>(model_, options_);
+    MemoryWriter bytes;
+    save(bytes);
+    const std::string name = "fork";
+    ByteReader in(bytes.bytes(), name);
+    copy->load(in);
+    return copy;
 }
 
 }  // namespace a2sf

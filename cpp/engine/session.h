@@ -53,6 +53,16 @@ class Session {
     // Forgets everything read.
     void reset();
 
+    // What was read, as bytes (engine/saved_session.h makes files of them). save() throws for a
+    // session that was interrupted. load() expects a session of the same model and options as the
+    // saved one's, and throws SavedSessionError for bytes that no session could have saved; the
+    // session is then reset.
+    void save(ByteWriter &out) const;
+    void load(ByteReader &in);
+
+    // A session of its own that has read the same.
+    std::unique_ptr<Session> fork() const;
+
     const Model &model() const { return *model_; }
     const SessionOptions &options() const { return options_; }
     const Cache &cache() const;
@@ -71,6 +81,7 @@ class Session {
     std::unique_ptr<Parts> parts_;
     size_t n_tokens_ = 0;
     size_t n_reserved_ = 0;
+    size_t n_prompt_ = 0;      // of the first prompt, once configured
     bool configured_ = false;  // budgets given as a share wait for the first prompt
     bool broken_ = false;
 };

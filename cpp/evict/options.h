@@ -26,6 +26,7 @@ struct Amount {
     static Amount parse(std::string_view text, std::string_view what);
     static Amount of_tokens(size_t n) { return {n, std::nullopt}; }
     static Amount of_share(double share) { return {std::nullopt, share}; }
+    bool operator==(const Amount &) const = default;
     std::string to_string() const;
 };
 
@@ -47,6 +48,7 @@ struct EvictionOptions {
     // options that the policy would ignore, protections larger than a fixed budget.
     void validate() const;
     bool needs_prompt_length() const { return budget && budget->share; }
+    bool operator==(const EvictionOptions &) const = default;
 };
 
 // The same for one session: every number decided.

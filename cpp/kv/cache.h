@@ -11,6 +11,7 @@
 
 #include "backend/backend.h"
 #include "base/buffer.h"
+#include "base/bytes.h"
 #include "evict/options.h"
 #include "evict/policy.h"
 
@@ -40,6 +41,13 @@ class Cache {
     size_t capacity() const { return capacity_; }
 
     void clear();
+
+    // What is stored, in the slots where it is: a cache that loads it goes on bit for bit. load()
+    // expects the shape and the configuration of the one that was saved, takes what it needs of
+    // room, and throws SavedSessionError for bytes that no cache could have saved; the cache must
+    // then be cleared. n_tokens: positions are below it.
+    void save(ByteWriter &out) const;
+    void load(ByteReader &in, size_t n_tokens);
 
     // Gives the tokens at positions [first_pos, first_pos + m) a slot in every head of a layer and
     // scores of zero. Returns the slots, [n_kv_heads, m], valid until the next call.
@@ -71,6 +79,10 @@ class Cache {
     };
 
     size_t head_index(size_t layer, size_t head) const { return layer * shape_.n_kv_heads + head; }
+    void save_head(size_t index, ByteWriter &out, std::span<std::byte> rows) const;
+    void load_head(size_t index, ByteReader &in, size_t n_tokens, std::span<std::byte> rows);
+    void check_slots(size_t index, const ByteReader &in) const;
+    void check_positions(size_t index, const ByteReader &in, size_t n_tokens) const;
     void append_head(size_t layer, size_t head, int32_t first_pos, size_t m, uint32_t *slot);
     void close_holes(size_t layer, size_t head);
     void move_slot(size_t layer, size_t head, uint32_t from, uint32_t to);

@@ -15,6 +15,7 @@ from ._core import (
     Error,
     GgufError,
     OptionError,
+    SavedSessionError,
     UnsupportedError,
     architectures,
     devices,
@@ -40,6 +41,7 @@ __all__ = [
     "ModelInfo",
     "OptionError",
     "Sampling",
+    "SavedSessionError",
     "Session",
     "Stats",
     "Token",
@@ -57,6 +59,8 @@ __all__ = [
 __version__ = _core.VERSION
 
 # Names as users know them, in tracebacks and in pickles.
-for _type in (Cache, Error, GgufError, OptionError, UnsupportedError, DeviceError):
+for _type in (
+    Cache, Error, GgufError, OptionError, SavedSessionError, UnsupportedError, DeviceError,
+):  # fmt: skip
     _type.__module__ = "a2sf"
 del _type

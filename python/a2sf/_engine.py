@@ -294,19 +294,35 @@ class Engine:
         with prompt_bar(self._progress, len(array)) as report:
             return session.score(array, report)
 
-    def session(self, *, eviction: Eviction | None = None) -> Session:
-        """Return a new, empty session.
+    def session(
+        self,
+        *,
+        eviction: Eviction | None = None,
+        load: str | os.PathLike[str] | None = None,
+    ) -> Session:
+        """Return a new session: empty, or one that `Session.save` wrote.
 
         Parameters
         ----------
         eviction : Eviction or None, default None
-            Instead of the engine's.
+            Instead of the engine's. A saved session brings its own; given with `load`, it must be
+            the one it was saved with.
+        load : path, default None
+            A saved session of this model. It goes on bit for bit as if never saved.
 
         Raises
         ------
         OptionError
             Options that the model cannot meet.
+        SavedSessionError
+            The file is no saved session, is damaged, or belongs to another model or other options.
+        Error
+            The file cannot be read.
         """
+        if load is not None:
+            asked = None if eviction is None else native_eviction(eviction)
+            saved, ids = self._native.load_session(os.fspath(load), self._options[1], asked)
+            return Session(saved, self._tokenizer, self._progress, ids)
         native = self._native.session(self._session_options(eviction))
         return Session(native, self._tokenizer, self._progress)
 

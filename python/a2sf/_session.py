@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,12 +25,20 @@ class Session:
     thread gets an `Error`. After an exception out of `feed` or `generate` call `reset`.
     """
 
-    __slots__ = ("_native", "_show", "_tokenizer")
+    __slots__ = ("_native", "_show", "_tokenizer", "saved_ids")
+
+    saved_ids: NDArray[np.int32]
+    """int32 [n], the tokens saved with a loaded session; none in others."""
 
     def __init__(
-        self, native: _core.Session, tokenizer: Tokenizer, show_progress: bool | None
+        self,
+        native: _core.Session,
+        tokenizer: Tokenizer,
+        show_progress: bool | None,
+        saved_ids: NDArray[np.int32] | None = None,
     ) -> None:
         self._native = native
+        self.saved_ids = np.empty(0, np.int32) if saved_ids is None else saved_ids
         self._tokenizer = tokenizer
         self._show = show_progress
 
@@ -109,6 +118,31 @@ class Session:
         ids = as_ids(prompt, self._tokenizer.n_vocab, what="prompt")
         generator = _core.Generator(self._native, options)
         return TokenStream(generator, ids, show_progress=self._show, settles=True)
+
+    def save(self, path: str | os.PathLike[str], *, ids: Ids = ()) -> None:
+        """Write what was read to a file, for `Engine.session(load=path)`.
+
+        The file holds what survived in the cache, not the text: a few MB for a budget of 1,024. It
+        belongs to this model and these options, and takes its name only when it is whole.
+
+        Parameters
+        ----------
+        path : path
+            Replaced if it is there.
+        ids : sequence of int, or integer array [n], default none
+            Tokens to keep with it, for instance those that were read: `Session.saved_ids`.
+
+        Raises
+        ------
+        Error
+            The file cannot be written, or the session was interrupted and not reset.
+        """
+        array = as_ids(ids, self._tokenizer.n_vocab)
+        self._native.save(os.fspath(path), array)
+
+    def fork(self) -> Session:
+        """Return a session of its own that has read the same."""
+        return Session(self._native.fork(), self._tokenizer, self._show, self.saved_ids)
 
     def reset(self) -> None:
         """Forget everything read."""

@@ -7,6 +7,7 @@
 
 #include "bindings.h"
 #include "convert.h"
+#include "engine/saved_session.h"
 #include "py_tokenizer.h"
 
 namespace a2sf::python {
@@ -22,6 +23,19 @@ const Config &config(const Engine &engine) {
     return engine.model->config();
 }
 
+// The session, and the ids that were saved with it.
+nb::tuple load_saved(const Engine &engine, const std::string &path,
+                     std::optional<size_t> n_threads, const EvictionOptions *eviction) {
+    SavedSession saved;
+    {
+        const nb::gil_scoped_release release;
+        saved = load_session(engine.model, path, n_threads.value_or(0), eviction);
+    }
+    return nb::make_tuple(
+        PySession{std::make_shared<SharedSession>(engine, std::move(saved.session))},
+        to_array<int32_t>(saved.ids));
+}
+
 }  // namespace
 
 void bind_engine(nb::module_ &m) {
@@ -31,9 +45,11 @@ void bind_engine(nb::module_ &m) {
         .def(
             "session",
             [](const Engine &engine, const SessionOptions &options) {
-                return PySession{std::make_shared<SharedSession>(engine, options)};
+                auto session = std::make_unique<Session>(engine.model, options);
+                return PySession{std::make_shared<SharedSession>(engine, std::move(session))};
             },
             arg("options"))
+        .def("load_session", &load_saved, arg("path"), arg("n_threads").none(), arg("eviction").none())
         .def_prop_ro("tokenizer", [](const Engine &e) { return PyTokenizer{e.tokenizer}; })
         .def_prop_ro("architecture", [](const Engine &e) { return to_str(config(e).architecture); })
         .def_prop_ro("name", [](const Engine &e) { return to_str(config(e).name); })

@@ -7,6 +7,7 @@
 #include "bindings.h"
 #include "convert.h"
 #include "engine/perplexity.h"
+#include "engine/saved_session.h"
 #include "interrupt.h"
 
 namespace a2sf::python {
@@ -57,6 +58,22 @@ void reset(PySession &self) {
     self.shared->session.reset();
 }
 
+void save(PySession &self, const std::string &path, const IdsArg &ids) {
+    const Lease lease(*self.shared);
+    const nb::gil_scoped_release release;
+    save_session(self.shared->session, path, as_span(ids));
+}
+
+PySession fork(PySession &self) {
+    const Lease lease(*self.shared);
+    std::unique_ptr<Session> copy;
+    {
+        const nb::gil_scoped_release release;
+        copy = self.shared->session.fork();
+    }
+    return PySession{std::make_shared<SharedSession>(self.shared->engine, std::move(copy))};
+}
+
 }  // namespace
 
 void bind_session(nb::module_ &m) {
@@ -67,6 +84,8 @@ void bind_session(nb::module_ &m) {
              arg("progress").none())
         .def("score", &score_ids, arg("ids").noconvert(), arg("progress").none())
         .def("reset", &reset)
+        .def("save", &save, arg("path"), arg("ids").noconvert())
+        .def("fork", &fork)
         .def_prop_ro("n_tokens",
                      [](const PySession &self) {
                          const Lease lease(*self.shared);

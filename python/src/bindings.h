@@ -31,11 +31,12 @@ void bind_generator(nb::module_ &m);
 // An a2sf::Session and what it takes to share it with Python safely. Owner: the Python Session, its
 // Cache and its Generators, whichever lives longest.
 struct SharedSession {
-    SharedSession(const Engine &model, const SessionOptions &options)
-        : engine(model), session(engine.model, options) {}
+    SharedSession(const Engine &model, std::unique_ptr<Session> made)
+        : engine(model), owned(std::move(made)), session(*owned) {}
 
     Engine engine;
-    Session session;
+    std::unique_ptr<Session> owned;
+    Session &session;
     std::atomic<bool> busy = false;
     uint64_t n_uses = 0;  // feeds, resets, generations started; a suspended generation compares it
 };

@@ -1,0 +1,160 @@
+// Saved sessions: they go on bit for bit, belong to one model and one set of options, and damage is
+// an error.
+#include <doctest/doctest.h>
+
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <vector>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "engine/saved_session.h"
+#include "evict/registry.h"
+#include "tiny_model.h"
+
+using namespace a2sf;
+using namespace a2sf_test;
+
+namespace {
+
+const Engine &tiny() {
+    static const Engine engine = load_tiny();
+    return engine;
+}
+
+SessionOptions with(const Policy &policy, KvType kv_type) {
+    SessionOptions options{.kv_type = kv_type, .n_threads = 1, .batch = 32};
+    options.eviction.policy = policy.name;
+    if (policy.evicts()) options.eviction.budget = Amount::of_tokens(48);
+    if (policy.evicts()) options.eviction.prefill = PromptMode::Chunk;
+    return options;
+}
+
+struct TemporaryFile {
+    std::string path = (std::filesystem::temp_directory_path() /
+                        ("a2sf_saved_" + std::to_string(getpid()) + ".session"))
+                           .string();
+    ~TemporaryFile() { std::remove(path.c_str()); }
+
+    std::vector<std::byte> bytes() const {
+        std::ifstream in(path, std::ios::binary);
+        const std::vector<char> chars((std::istreambuf_iterator<char>(in)), {});
+        std::vector<std::byte> bytes(chars.size());
+        std::memcpy(bytes.data(), chars.data(), chars.size());
+        return bytes;
+    }
+};
+
+std::vector<float> next_logits(Session &session, const std::vector<int32_t> &ids) {
+    std::vector<float> all;
+    for (const int32_t id : ids) {
+        const auto logits = session.feed({&id, 1});
+        all.insert(all.end(), logits.begin(), logits.end());
+    }
+    return all;
+}
+
+void check_same_cache(const Session &a, const Session &b) {
+    for (size_t layer = 0; layer < 2; ++layer) {
+        for (size_t head = 0; head < 2; ++head) {
+            CHECK(a.cache().positions(layer, head) == b.cache().positions(layer, head));
+            CHECK(a.cache().scores(layer, head) == b.cache().scores(layer, head));
+        }
+    }
+    CHECK(a.cache().n_evicted() == b.cache().n_evicted());
+}
+
+void seal(std::vector<std::byte> &bytes) {
+    Hash64 hash;
+    hash.update(std::span(bytes).first(bytes.size() - 8));
+    const uint64_t value = hash.value();
+    std::memcpy(bytes.data() + bytes.size() - 8, &value, 8);
+}
+
+}  // namespace
+
+TEST_CASE("a loaded session and a fork go on bit for bit, whatever the policy") {
+    for (const Policy *policy : policies()) {
+        for (const KvType kv_type : {KvType::F32, KvType::F16}) {
+            CAPTURE(policy->name);
+            Session session(tiny().model, with(*policy, kv_type));
+            session.feed(some_ids(77));
+            next_logits(session, some_ids(9, 2));  // leaves holes in the order of slots
+            const TemporaryFile file;
+            save_session(session, file.path, some_ids(5));
+            const SavedSession saved = load_session(tiny().model, file.path, 1);
+            const auto copy = session.fork();
+            CHECK(saved.ids == some_ids(5));
+            CHECK(saved.session->n_tokens() == 86);
+            const auto last = session.logits();
+            CHECK(std::equal(last.begin(), last.end(), saved.session->logits().begin()));
+            const auto expected = next_logits(session, some_ids(12, 3));
+            CHECK(next_logits(*saved.session, some_ids(12, 3)) == expected);
+            CHECK(next_logits(*copy, some_ids(12, 3)) == expected);
+            session.feed(some_ids(50, 4));
+            saved.session->feed(some_ids(50, 4));
+            copy->feed(some_ids(50, 4));
+            check_same_cache(session, *saved.session);
+            check_same_cache(session, *copy);
+        }
+    }
+}
+
+TEST_CASE("an empty session can be saved") {
+    const Session session(tiny().model, with(find_policy("a2sf"), KvType::F16));
+    const TemporaryFile file;
+    save_session(session, file.path);
+    const SavedSession saved = load_session(tiny().model, file.path, 1);
+    CHECK(saved.session->n_tokens() == 0);
+    CHECK(saved.session->logits().empty());
+    saved.session->feed(some_ids(60));
+    CHECK(saved.session->cache().live(0, 0) == 48);
+}
+
+TEST_CASE("a saved session belongs to its model and its options") {
+    Session session(tiny().model, with(find_policy("h2o"), KvType::F16));
+    session.feed(some_ids(60));
+    const TemporaryFile file;
+    save_session(session, file.path);
+    TinyModel other;
+    other.change = [](const std::string &, std::vector<uint64_t> &, std::vector<float> &values) {
+        values[0] += 0.5f;
+    };
+    CHECK_THROWS_AS(load_session(load_tiny(other).model, file.path), SavedSessionError);
+    EvictionOptions asked = session.options().eviction;
+    CHECK_NOTHROW(load_session(tiny().model, file.path, 1, &asked));
+    asked.budget = Amount::of_tokens(49);
+    CHECK_THROWS_AS(load_session(tiny().model, file.path, 1, &asked), SavedSessionError);
+}
+
+TEST_CASE("damage is an error, and no file is left half written") {
+    Session session(tiny().model, with(find_policy("a2sf"), KvType::F16));
+    session.feed(some_ids(70));
+    const TemporaryFile file;
+    save_session(session, file.path);
+    const std::vector<std::byte> whole = file.bytes();
+    std::mt19937 random(3);
+    for (int round = 0; round < 300; ++round) {
+        std::vector<std::byte> bytes(whole.begin(), whole.begin() + random() % whole.size());
+        CHECK_THROWS_AS(load_session(tiny().model, bytes, "torn"), SavedSessionError);
+        bytes = whole;
+        bytes[random() % bytes.size()] ^= std::byte{1};
+        CHECK_THROWS_AS(load_session(tiny().model, bytes, "altered"), SavedSessionError);
+        // Whoever alters a file may seal it as well: no error need come, but nothing worse.
+        bytes = whole;
+        for (int i = 0; i < 3; ++i) {
+            bytes[random() % std::min<size_t>(bytes.size(), 2000)] =
+                static_cast<std::byte>(random());
+        }
+        seal(bytes);
+        try {
+            const SavedSession saved = load_session(tiny().model, bytes, "sealed", 1);
+            saved.session->feed(some_ids(3));
+        } catch (const Error &) {
+        }
+    }
+    CHECK_THROWS_AS(save_session(session, "/nonexistent/place"), Error);
+}
