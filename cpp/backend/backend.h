@@ -111,6 +111,14 @@ struct ScoreLane {
     const float *query_weight = nullptr;
 };
 
+// Keys that are stored before RoPE and turned as they are read, each by the angles of its place
+// among the live tokens of its head, oldest first.
+struct KeyTurns {
+    RopeStyle style = RopeStyle::Interleaved;
+    Matrix<const float> angles;      // [>= live, n_rot], by place
+    const int32_t *place = nullptr;  // [n_kv_heads, capacity], by slot; null: keys are turned
+};
+
 // Attention of m queries over a layer's live slots. A query at position p sees the slots with
 // pos <= p and, if window > 0, pos > p - window. Slots are in no particular order. A query always
 // sees at least its own slot. Head g of n_heads reads KV head g / (n_heads / n_kv_heads).
@@ -121,6 +129,7 @@ struct AttentionArgs {
     KvSlots slots;
     const int32_t *pos = nullptr;    // [n_kv_heads, capacity]
     const uint32_t *live = nullptr;  // [n_kv_heads]: slots [0, live) are in use
+    KeyTurns turns;
     size_t n_heads = 0;
     int32_t window = 0;
     float scale = 1.0f;

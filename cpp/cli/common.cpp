@@ -62,7 +62,8 @@ std::string preset_text(const Policy &policy) {
 
 bool any_eviction_option(const EvictionOptions &options) {
     return options.budget || options.forgetting_factor || options.sinks || options.recent ||
-           options.window || options.scope || options.pooling || options.prefill;
+           options.window || options.scope || options.pooling || options.prefill ||
+           options.positions;
 }
 
 }  // namespace
@@ -112,6 +113,11 @@ OptionGroup cache_group(SharedArguments &shared) {
          {"--prefill", "", "MODE", "evict after every prompt token, chunk, or the full prompt",
           "the policy's",
           [&eviction](std::string_view value) { eviction.prefill = parse_prompt_mode(value); }},
+         {"--positions", "", "WHICH",
+          "original: tokens stay at their positions in the text; compact: those that are kept "
+          "stand one after the other, for texts longer than the model's context",
+          "original",
+          [&eviction](std::string_view value) { eviction.positions = parse_positions(value); }},
          {"--kv-type", "", "TYPE", "how K and V are stored: f32, f16, q8_0",
           name_of(shared.kv_type),
           [&shared](std::string_view value) { shared.kv_type = parse_kv_type(value); }}}};
@@ -207,6 +213,7 @@ std::string describe_cache(const EvictionConfig &config) {
     }
     if (config.scope == Scope::Layer) text += ", scope layer";
     if (config.pooling > 1) text += str(", pooling ", config.pooling);
+    if (config.compact()) text += ", positions compact";
     return text + str(", prefill ", name_of(config.prefill));
 }
 
@@ -227,7 +234,7 @@ void write_eviction(JsonWriter &json, const EvictionConfig &config) {
     json.field("policy", config.policy != nullptr ? config.policy->name : "full");
     if (!config.evicts()) {
         for (const char *name : {"budget", "forgetting_factor", "sinks", "recent", "window",
-                                 "scope", "pooling", "prefill"}) {
+                                 "scope", "pooling", "prefill", "positions"}) {
             json.key(name).null();
         }
         return;
@@ -240,6 +247,7 @@ void write_eviction(JsonWriter &json, const EvictionConfig &config) {
     json.field("scope", name_of(config.scope));
     json.field("pooling", config.pooling);
     json.field("prefill", name_of(config.prefill));
+    json.field("positions", name_of(config.positions));
 }
 
 void write_session_options(JsonWriter &json, const Session &session) {

@@ -135,6 +135,7 @@ void visit_options(Options &options, const Visit &visit) {
     visit("scope", options.scope);
     visit("pooling", options.pooling);
     visit("prefill", options.prefill);
+    visit("positions", options.positions);
 }
 
 SessionOptions get_options(ByteReader &in) {
@@ -153,6 +154,11 @@ SessionOptions get_options(ByteReader &in) {
         if (e.prefill && (*e.prefill < PromptMode::Token || *e.prefill > PromptMode::Full)) {
             in.fail("prefill: token, chunk or full expected, found ",
                     static_cast<int>(*e.prefill));
+        }
+        if (e.positions && *e.positions != Positions::Original &&
+            *e.positions != Positions::Compact) {
+            in.fail("positions: original or compact expected, found ",
+                    static_cast<int>(*e.positions));
         }
         e.validate();
     } catch (const OptionError &error) {

@@ -64,6 +64,7 @@ void check_unused(const EvictionOptions &options, const Policy &policy) {
         refuse(options.recent.has_value(), "recent", reason);
         refuse(options.scope.has_value(), "scope", reason);
         refuse(options.prefill.has_value(), "prefill", reason);
+        refuse(options.positions.has_value(), "positions", reason);
         refuse(options.pooling.has_value(), "pooling", reason);
     }
     const char *unscored = "which accumulates no attention score";
@@ -156,6 +157,7 @@ EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt) {
     config.scope = options.scope.value_or(Scope::Head);
     config.pooling = options.pooling.value_or(preset.pooling);
     config.prefill = options.prefill.value_or(preset.prefill);
+    config.positions = options.positions.value_or(Positions::Original);
     check_protection(config);
     return config;
 }
@@ -174,6 +176,17 @@ const char *name_of(PromptMode mode) {
 
 const char *name_of(Scope scope) {
     return scope == Scope::Head ? "head" : "layer";
+}
+
+const char *name_of(Positions positions) {
+    return positions == Positions::Original ? "original" : "compact";
+}
+
+Positions parse_positions(std::string_view text) {
+    for (Positions positions : {Positions::Original, Positions::Compact}) {
+        if (text == name_of(positions)) return positions;
+    }
+    throw OptionError(str("positions: original or compact expected, found \"", text, "\""));
 }
 
 PromptMode parse_prompt_mode(std::string_view text) {

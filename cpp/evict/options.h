@@ -16,6 +16,11 @@ enum class PromptMode { Token, Chunk, Full };
 // Whether each KV head keeps its own tokens, or all KV heads of a layer the same ones.
 enum class Scope { Head, Layer };
 
+// Where RoPE sees the tokens of a head: at their positions in the text, or one after the other
+// (StreamingLLM, arXiv 2309.17453, section 3.2), so that a text may be longer than what the model
+// was trained on.
+enum class Positions { Original, Compact };
+
 // A number of tokens, or a share of something ("25%"): the budget's of the prompt, recent's of the
 // budget. Exactly one of the two is set.
 struct Amount {
@@ -43,6 +48,7 @@ struct EvictionOptions {
     std::optional<Scope> scope;
     std::optional<size_t> pooling;
     std::optional<PromptMode> prefill;
+    std::optional<Positions> positions;
 
     // Throws OptionError if no prompt could make these valid: unknown names, numbers out of range,
     // options that the policy would ignore, protections larger than a fixed budget.
@@ -63,8 +69,10 @@ struct EvictionConfig {
     Scope scope = Scope::Head;
     size_t pooling = 1;
     PromptMode prefill = PromptMode::Chunk;
+    Positions positions = Positions::Original;
 
     bool evicts() const { return budget != 0; }
+    bool compact() const { return positions == Positions::Compact; }
 };
 
 // Decides every number for a prompt of n_prompt tokens (used when the budget is a share).
@@ -73,7 +81,9 @@ EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt);
 
 const char *name_of(PromptMode mode);
 const char *name_of(Scope scope);
+const char *name_of(Positions positions);
 PromptMode parse_prompt_mode(std::string_view text);  // OptionError lists the known ones
 Scope parse_scope(std::string_view text);
+Positions parse_positions(std::string_view text);
 
 }  // namespace a2sf

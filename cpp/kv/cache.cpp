@@ -71,6 +71,7 @@ void Cache::reserve(size_t capacity) {
 
     const size_t step = shape_.n_kv_heads * capacity;
     new_slots_ = Buffer<uint32_t>(step, "eviction scratch");
+    place_ = Buffer<int32_t>(step, "eviction scratch");
     query_weight_ = Buffer<float>(kMaxScoreLanes * capacity, "eviction scratch");
     aged_pos_ = Buffer<int32_t>(step, "eviction scratch");
     aged_scores_ = Buffer<float>(n_lanes() * step, "eviction scratch");
@@ -171,6 +172,7 @@ void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
         live_[head] = heads_[head_index(layer, head)].live;
     }
     args.live = live_.data();
+    if (config_.compact()) bind_places(layer, args);
     for (size_t lane = 0; lane < n_lanes(); ++lane) {
         float *weight = query_weight_.data() + lane * capacity_;
         lanes_[lane].decay = config_.policy->query_weights(config_, lane, {weight, m});
@@ -178,6 +180,15 @@ void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
         lanes_[lane].scores = score_row(layer, lane, 0);
     }
     args.lanes = {lanes_, n_lanes()};
+}
+
+void Cache::bind_places(size_t layer, AttentionArgs &args) {
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        const uint32_t *order = order_.data() + slot_index(layer, head);
+        int32_t *place = place_.data() + head * capacity_;
+        for (uint32_t i = 0; i < live_[head]; ++i) place[order[i]] = static_cast<int32_t>(i);
+    }
+    args.turns.place = place_.data();
 }
 
 void Cache::evict(size_t layer) {

@@ -57,6 +57,10 @@ class Cache {
     // Valid until the next call.
     void bind_attention(size_t layer, size_t m, AttentionArgs &args);
 
+    // Tokens of a head that the next ones come after, for Positions::Compact: the same in every
+    // head of a layer.
+    size_t place() const { return heads_[0].live; }
+
     KvSlots slots(size_t layer) const;
 
     // Evicts until no head of the layer holds more than the budget.
@@ -86,6 +90,7 @@ class Cache {
     void append_head(size_t layer, size_t head, int32_t first_pos, size_t m, uint32_t *slot);
     void close_holes(size_t layer, size_t head);
     void move_slot(size_t layer, size_t head, uint32_t from, uint32_t to);
+    void bind_places(size_t layer, AttentionArgs &args);
     bool evict_one_each(size_t layer);
     uint32_t *find_pos(size_t layer, size_t head, size_t pos);
     void remove_pos(size_t layer, size_t head, int32_t pos);
@@ -115,6 +120,7 @@ class Cache {
     Buffer<uint32_t> holes_;           // [n_layers, n_kv_heads, capacity]
     // Scratch of one step.
     Buffer<uint32_t> new_slots_;  // [n_kv_heads, capacity]
+    Buffer<int32_t> place_;       // [n_kv_heads, capacity], by slot: how many are older
     Buffer<float> query_weight_;  // [kMaxScoreLanes, capacity]
     ScoreLane lanes_[kMaxScoreLanes];
     Buffer<int32_t> aged_pos_;       // [n_kv_heads, capacity], oldest first

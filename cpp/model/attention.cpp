@@ -13,7 +13,7 @@ Matrix<T> rows_of(Matrix<T> matrix, size_t first, size_t n) {
 
 void attend(Backend &backend, const Config &config, size_t layer, const Chunk &chunk,
             Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, Cache &cache,
-            Matrix<float> out) {
+            const KeyTurns &turns, Matrix<float> out) {
     // Eviction in a layer depends on that layer's attention alone. So `token` mode may walk the
     // queries of a chunk one by one here although the matrix products saw them all at once.
     const PromptMode mode = cache.config().prefill;
@@ -29,6 +29,7 @@ void attend(Backend &backend, const Config &config, size_t layer, const Chunk &c
         args.n_heads = config.n_heads;
         args.window = config.window[layer];
         args.scale = config.attention_scale;
+        args.turns = turns;
         cache.bind_attention(layer, step, args);
         backend.attention(args);
         if (mode != PromptMode::Full || chunk.ends_prompt) cache.evict(layer);

@@ -18,9 +18,10 @@ struct Chunk {
     size_t size() const { return ids.size(); }
 };
 
-// q [m, n_heads * head_dim], k and v [m, n_kv_heads * head_dim], q and k rotated; out like q.
+// q [m, n_heads * head_dim], k and v [m, n_kv_heads * head_dim], q rotated, k too unless the cache
+// is compact: then `turns` says how keys are turned when they are read. out like q.
 void attend(Backend &backend, const Config &config, size_t layer, const Chunk &chunk,
             Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, Cache &cache,
-            Matrix<float> out);
+            const KeyTurns &turns, Matrix<float> out);
 
 }  // namespace a2sf

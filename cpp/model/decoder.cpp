@@ -3,6 +3,8 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <numeric>
+#include <vector>
 
 #include "base/error.h"
 
@@ -22,12 +24,8 @@ void Decoder::forward(const Chunk &chunk, Cache &cache, const std::function<bool
     const Matrix<float> x = view(x_, m, config.dim);
 
     backend_.embed(model_.embedding(), chunk.ids, config.embedding_scale, x);
-    backend_.rope_angles(chunk.pos, config.rope.frequency, config.rope.magnitude,
-                         view(angles_, m, 2 * config.rope.frequency.size()));
-    if (local_angles_) {
-        backend_.rope_angles(chunk.pos, config.local_rope.frequency, config.local_rope.magnitude,
-                             view(local_angles_, m, 2 * config.local_rope.frequency.size()));
-    }
+    set_angles(config.rope, chunk, cache, angles_);
+    if (local_angles_.chunk) set_angles(config.local_rope, chunk, cache, local_angles_);
     for (size_t layer = 0; layer < config.n_layers; ++layer) {
         if (proceed && !proceed()) throw Interrupted();
         // Behind the last attention only the tokens whose logits are wanted matter.
@@ -36,6 +34,29 @@ void Decoder::forward(const Chunk &chunk, Cache &cache, const std::function<bool
         attention_block(layer, chunk, cache, x, rest);
         ffn_block(model_.layers()[layer], rest);
     }
+}
+
+// A compact cache turns queries by their place behind the live tokens, which evictions between the
+// steps of PromptMode::Token hold at the budget, and keys by theirs when they are read.
+void Decoder::set_angles(const Rope &rope, const Chunk &chunk, const Cache &cache, Angles &angles) {
+    const EvictionConfig &eviction = cache.config();
+    const size_t m = chunk.size(), n_rot = 2 * rope.frequency.size();
+    std::vector<int32_t> at(chunk.pos.begin(), chunk.pos.end());
+    if (eviction.compact()) {
+        const bool each = eviction.prefill == PromptMode::Token;
+        for (size_t i = 0; i < m; ++i) {
+            const size_t place = cache.place() + i;
+            at[i] = static_cast<int32_t>(each ? std::min(place, eviction.budget) : place);
+        }
+    }
+    backend_.rope_angles(at, rope.frequency, rope.magnitude, view(angles.chunk, m, n_rot));
+    if (!eviction.compact() || angles.n_places >= cache.capacity()) return;
+    angles.n_places = cache.capacity();
+    angles.places = backend_.allocate(angles.n_places * n_rot * sizeof(float), "angles of RoPE");
+    at.resize(angles.n_places);
+    std::iota(at.begin(), at.end(), 0);
+    backend_.rope_angles(at, rope.frequency, rope.magnitude,
+                         view(angles.places, angles.n_places, n_rot));
 }
 
 // Adds what attention makes of x to the rows of `rest`, the last ones of x.
@@ -55,14 +76,19 @@ void Decoder::attention_block(size_t layer, const Chunk &chunk, Cache &cache, Ma
         backend_.rms_norm(q, config.head_dim, w.q_norm, config.norm_eps, q, false);
         backend_.rms_norm(k, config.head_dim, w.k_norm, config.norm_eps, k, false);
     }
-    const bool local = config.window[layer] > 0 && local_angles_ != nullptr;
+    const bool local = config.window[layer] > 0 && local_angles_.chunk != nullptr;
     const Rope &rope = local ? config.local_rope : config.rope;
-    const Matrix<float> angles =
-        view(local ? local_angles_ : angles_, m, 2 * rope.frequency.size());
-    backend_.rope(rope.style, config.head_dim, angles, q);
-    backend_.rope(rope.style, config.head_dim, angles, k);
+    const Angles &angles = local ? local_angles_ : angles_;
+    const size_t n_rot = 2 * rope.frequency.size();
+    KeyTurns turns;
+    backend_.rope(rope.style, config.head_dim, view(angles.chunk, m, n_rot), q);
+    if (cache.config().compact()) {
+        turns = {rope.style, view(angles.places, angles.n_places, n_rot), nullptr};
+    } else {
+        backend_.rope(rope.style, config.head_dim, view(angles.chunk, m, n_rot), k);
+    }
 
-    attend(backend_, config, layer, chunk, q, k, v, cache, attended);
+    attend(backend_, config, layer, chunk, q, k, v, cache, turns, attended);
 
     if (w.attn_post_norm == nullptr) {
         const Product out[] = {{&w.o, w.o_bias, rest, true}};
@@ -115,9 +141,9 @@ Decoder::Decoder(const Model &model, Backend &backend, size_t batch)
     k_ = floats(batch, config.kv_dim());
     v_ = floats(batch, config.kv_dim());
     attended_ = floats(batch, config.q_dim());
-    angles_ = floats(batch, 2 * config.rope.frequency.size());
+    angles_.chunk = floats(batch, 2 * config.rope.frequency.size());
     if (!config.local_rope.frequency.empty()) {
-        local_angles_ = floats(batch, 2 * config.local_rope.frequency.size());
+        local_angles_.chunk = floats(batch, 2 * config.local_rope.frequency.size());
     }
     logits_ = floats(logit_rows_, config.n_vocab);
     host_logits_ = Buffer<float>(logit_rows_ * config.n_vocab, "logits");
@@ -126,7 +152,8 @@ Decoder::Decoder(const Model &model, Backend &backend, size_t batch)
 size_t Decoder::n_bytes() const {
     size_t total = host_logits_.n_bytes();
     for (const auto *memory :
-         {&x_, &added_, &q_, &k_, &v_, &attended_, &angles_, &local_angles_, &logits_}) {
+         {&x_, &added_, &q_, &k_, &v_, &attended_, &angles_.chunk, &angles_.places,
+          &local_angles_.chunk, &local_angles_.places, &logits_}) {
         if (*memory) total += (*memory)->n_bytes();
     }
     return total;

@@ -36,6 +36,13 @@ class Decoder {
                        size_t cols) const {
         return {static_cast<float *>(memory->data()), rows, cols};
     }
+    // Angles of one kind of RoPE: the chunk's, and those of places in a compact cache.
+    struct Angles {
+        std::unique_ptr<DeviceMemory> chunk;   // [batch, n_rot]
+        std::unique_ptr<DeviceMemory> places;  // [n_places, n_rot]
+        size_t n_places = 0;
+    };
+    void set_angles(const Rope &rope, const Chunk &chunk, const Cache &cache, Angles &angles);
     void attention_block(size_t layer, const Chunk &chunk, Cache &cache, Matrix<float> x,
                          Matrix<float> rest);
     void ffn_block(const LayerWeights &w, Matrix<float> x);
@@ -49,8 +56,8 @@ class Decoder {
     std::unique_ptr<DeviceMemory> k_;             // [batch, kv_dim]
     std::unique_ptr<DeviceMemory> v_;             // [batch, kv_dim]
     std::unique_ptr<DeviceMemory> attended_;      // [batch, q_dim]
-    std::unique_ptr<DeviceMemory> angles_;        // [batch, n_rot]
-    std::unique_ptr<DeviceMemory> local_angles_;  // [batch, n_rot], layers with a window
+    Angles angles_;
+    Angles local_angles_;                         // of layers with a window; may be empty
     std::unique_ptr<DeviceMemory> logits_;        // [logit_rows, n_vocab]
     Buffer<float> host_logits_;                   // [logit_rows, n_vocab]
 };

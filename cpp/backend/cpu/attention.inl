@@ -4,6 +4,24 @@
 namespace a2sf {
 namespace {
 
+A2SF_INLINE void turn_key(const TurnedKeys &turned, size_t slot, float *key) {
+    const float *cosines = turned.angles + (size_t)turned.place[slot] * turned.stride;
+    const float *sines = cosines + turned.n_rot / 2;
+    if (turned.halves) {
+        rope_halves(cosines, sines, turned.n_rot, key);
+    } else {
+        rope_interleaved(cosines, sines, turned.n_rot, key);
+    }
+}
+
+void load_turned(int kv_format, const uint8_t *k, size_t row_bytes, size_t first, size_t n_slots,
+                 const TurnedKeys &turned, size_t n, float *to) {
+    for (size_t i = 0; i < n_slots; ++i) {
+        load_row(kv_format, k + (first + i) * row_bytes, n, to + i * n);
+        turn_key(turned, first + i, to + i * n);
+    }
+}
+
 // n <= kW rows of K or V from slot s on, as floats padded with zeros to `stride`; in place when the
 // cache holds just that, else in `block` [kW, stride].
 A2SF_INLINE const float *float_rows(const AttentionTile &tile, const uint8_t *rows, size_t s,
@@ -12,6 +30,18 @@ A2SF_INLINE const float *float_rows(const AttentionTile &tile, const uint8_t *ro
     if (tile.kv_format == kKvF32 && tile.head_dim == stride) return (const float *)first;
     for (size_t j = 0; j < n; ++j) {
         load_row(tile.kv_format, first + j * tile.row_bytes, tile.head_dim, block + j * stride);
+    }
+    return block;
+}
+
+// n <= kW rows of K from slot s on, turned if they are stored before RoPE.
+A2SF_INLINE const float *key_rows(const AttentionTile &tile, size_t s, size_t n, size_t stride,
+                                  float *block) {
+    if (tile.turned.place == nullptr) return float_rows(tile, tile.k, s, n, stride, block);
+    for (size_t j = 0; j < n; ++j) {
+        load_row(tile.kv_format, tile.k + (s + j) * tile.row_bytes, tile.head_dim,
+                 block + j * stride);
+        turn_key(tile.turned, s + j, block + j * stride);
     }
     return block;
 }
@@ -52,7 +82,7 @@ A2SF_INLINE void tile_logits(const AttentionTile &tile, const float *q, size_t s
         int32_t slot_pos[kW];
         for (size_t j = 0; j < kW; ++j) slot_pos[j] = j < n ? tile.pos[s + j] : INT32_MAX;
         const I pos = load_i(slot_pos);
-        const float *k = float_rows(tile, tile.k, s, n, stride, block);
+        const float *k = key_rows(tile, s, n, stride, block);
         for (size_t i = 0; i < tile.n_queries; ++i) {
             const Reach own = reach_of(tile, i, i);
             const I low = set1_i(own.low), high = set1_i(own.high);

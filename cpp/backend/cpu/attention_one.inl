@@ -24,7 +24,7 @@ A2SF_INLINE F stored_at(const uint8_t *row, size_t d) {
 
 // p[s, r] = scale * q[r] . k[s]; minus infinity from n up to a whole vector. Returns each lane's
 // highest; lane i belongs to row i % kOneRows.
-template <int kFormat, size_t kRows>
+template <int kFormat, size_t kRows, bool kTurned>
 A2SF_INLINE F one_logits(const OneQuery &one, const float *q, float *p) {
     F top = set1(-__builtin_inff());
     for (size_t s = 0; s < one.n; s += kOneSlots) {
@@ -36,7 +36,8 @@ A2SF_INLINE F one_logits(const OneQuery &one, const float *q, float *p) {
                 load(q + r * one.head_dim + d);
             A2SF_UNROLL for (size_t j = 0; j < kOneSlots; ++j) {
                 const size_t slot = s + j < one.n ? s + j : s;
-                const F key = stored_at<kFormat>(one.k + slot * one.row_bytes, d);
+                const F key = kTurned ? load(one.turned_k + slot * one.head_dim + d)
+                                      : stored_at<kFormat>(one.k + slot * one.row_bytes, d);
                 A2SF_UNROLL for (size_t r = 0; r < kRows; ++r) {
                     dots[j * kOneRows + r] = fma(query[r], key, dots[j * kOneRows + r]);
                 }
@@ -99,8 +100,10 @@ template <int kFormat, size_t kRows>
 __attribute__((noinline)) static void one_rows(const OneQuery &one, size_t first) {
     const size_t n_vectors = (one.n + kOneSlots - 1) / kOneSlots;
     float *p = one.p + first * one.p_slots;
-    const F top = join_rows(one_logits<kFormat, kRows>(one, one.q + first * one.head_dim, p),
-                            [](float a, float b) { return a > b ? a : b; });
+    const float *q = one.q + first * one.head_dim;
+    const F found = one.turned_k != nullptr ? one_logits<kFormat, kRows, true>(one, q, p)
+                                            : one_logits<kFormat, kRows, false>(one, q, p);
+    const F top = join_rows(found, [](float a, float b) { return a > b ? a : b; });
     F total = set1(0.0f);
     for (size_t i = 0; i < n_vectors; ++i) {
         const F e = exp_of(sub(load(p + i * kW), top));

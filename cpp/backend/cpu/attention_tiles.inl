@@ -29,7 +29,7 @@ A2SF_INLINE void pack_values(const float *values, size_t stride, uint16_t *to) {
 
 // Slots [first, first + 32) of one KV head; those from live on become zeros. `values`: scratch.
 void pack_slots(int kv_format, const uint8_t *k, const uint8_t *v, size_t row_bytes, size_t live,
-                size_t first, const TileKv &to, float *values) {
+                size_t first, const TurnedKeys &turned, const TileKv &to, float *values) {
     const size_t n = to.head_dim;
     alignas(64) uint16_t rows[kTileSize];
     const auto read = [&](const uint8_t *from) {
@@ -42,6 +42,9 @@ void pack_slots(int kv_format, const uint8_t *k, const uint8_t *v, size_t row_by
         }
     };
     read(k);
+    for (size_t i = 0; turned.place != nullptr && i < kSlotsPerPack && first + i < live; ++i) {
+        turn_key(turned, first + i, values + i * n);
+    }
     for (size_t half = 0; half < 2; ++half) {
         for (size_t d = 0; d < n; d += kTileCols) {
             const size_t tile = (first / kTileRows + half) * (n / kTileCols) + d / kTileCols;

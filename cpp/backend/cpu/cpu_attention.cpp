@@ -41,6 +41,13 @@ struct CpuBackend::AttentionPlan {
     }
 };
 
+TurnedKeys CpuBackend::turned_keys(const AttentionArgs &args, size_t head) {
+    if (args.turns.place == nullptr) return {};
+    const Matrix<const float> &angles = args.turns.angles;
+    return {angles.data, angles.stride, angles.cols, args.turns.style == RopeStyle::Halves,
+            args.turns.place + head * args.slots.capacity};
+}
+
 // What all tiles of one KV head have in common.
 AttentionTile CpuBackend::tile_of(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
                                   size_t worker) {
@@ -59,6 +66,7 @@ AttentionTile CpuBackend::tile_of(const AttentionArgs &args, const AttentionPlan
     tile.row_bytes = row_bytes;
     tile.pos = args.pos + head * slots.capacity;
     tile.live = args.live[head];
+    tile.turned = turned_keys(args, head);
     tile.scratch = plan.scratch + worker * plan.per_worker;
     return tile;
 }
@@ -210,8 +218,8 @@ void CpuBackend::pack(const AttentionTile &from, size_t first, const TileKv &to)
     for (size_t s = first; s < first + kSlotsPerPack; ++s) {
         to.pos[s] = s < from.live ? from.pos[s] : INT32_MAX;
     }
-    kernels_.pack_slots(from.kv_format, from.k, from.v, from.row_bytes, from.live, first, to,
-                        from.scratch);
+    kernels_.pack_slots(from.kv_format, from.k, from.v, from.row_bytes, from.live, first,
+                        from.turned, to, from.scratch);
 }
 
 void CpuBackend::attend_part_on_tiles(const AttentionArgs &args, const AttentionPlan &plan,

@@ -24,6 +24,7 @@ struct CpuBackend::OnePlan {
     float *out;      // [n_kv_heads, n_runs, group * head_dim]
     float *top;      // [n_kv_heads, n_runs, rows]
     float *total;    // likewise
+    float *turned;   // [n_kv_heads, n_runs, p_slots, head_dim], or null
 
     size_t run(size_t head, size_t index) const { return head * n_runs + index; }
 };
@@ -46,10 +47,12 @@ void CpuBackend::attention_of_one(const AttentionArgs &args) {
     plan.p_slots = padded(longest < kRunSlots ? longest : kRunSlots);
     const size_t n_runs = slots.n_kv_heads * plan.n_runs;
     const size_t n_p = plan.rows * plan.p_slots, n_out = plan.group * slots.head_dim;
-    plan.p = reserve(attention_, n_runs * (n_p + n_out + 2 * plan.rows));
+    const size_t n_turned = args.turns.place != nullptr ? plan.p_slots * slots.head_dim : 0;
+    plan.p = reserve(attention_, n_runs * (n_p + n_out + 2 * plan.rows + n_turned));
     plan.out = plan.p + n_runs * n_p;
     plan.top = plan.out + n_runs * n_out;
     plan.total = plan.top + n_runs * plan.rows;
+    plan.turned = n_turned > 0 ? plan.total + n_runs * plan.rows : nullptr;
     if (finished_.size() < slots.n_kv_heads) {
         finished_ = std::vector<std::atomic<size_t>>(slots.n_kv_heads);
     }
@@ -79,6 +82,15 @@ void CpuBackend::attend_run(const AttentionArgs &args, const OnePlan &plan, size
     one.v = static_cast<const uint8_t *>(slots.v) + at;
     one.row_bytes = row_bytes;
     one.n = left < kRunSlots ? left : kRunSlots;
+    one.turned_k = nullptr;
+    if (plan.turned != nullptr) {
+        float *keys = plan.turned + run * plan.p_slots * slots.head_dim;
+        TurnedKeys turned = turned_keys(args, head);
+        turned.place += first;
+        kernels_.load_turned(one.kv_format, one.k, row_bytes, 0, one.n, turned, slots.head_dim,
+                             keys);
+        one.turned_k = keys;
+    }
     one.p_slots = plan.p_slots;
     one.p = plan.p + run * plan.rows * plan.p_slots;
     one.out = plan.out + run * plan.group * slots.head_dim;

@@ -68,6 +68,7 @@ class CpuBackend final : public Backend {
     struct AttentionPlan;
     void attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
                         size_t part, size_t worker);
+    static TurnedKeys turned_keys(const AttentionArgs &args, size_t head);
     static AttentionTile tile_of(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
                                  size_t worker);
     static void place_queries(const AttentionArgs &args, const AttentionPlan &plan, size_t head,

@@ -88,6 +88,16 @@ enum KvFormat : int { kKvF32, kKvF16, kKvQ8_0 };
 constexpr size_t kKvBlock = 32;       // elements of a Q8_0 block
 constexpr size_t kKvBlockBytes = 34;  // half scale, 32 signed bytes
 
+// Stored keys that are turned as they are read: place[s] is a row of angles, n_rot / 2 cosines, then
+// as many sines. place null: none.
+struct TurnedKeys {
+    const float *angles;
+    size_t stride;  // of angles
+    size_t n_rot;
+    bool halves;           // RopeStyle::Halves
+    const int32_t *place;  // [live] of one KV head
+};
+
 // n_queries queries, all `group` query heads of one KV head. Row r = i * group + g.
 struct AttentionTile {
     const float *q;  // [n_queries, group * head_dim], rows q_stride apart
@@ -103,6 +113,7 @@ struct AttentionTile {
     size_t row_bytes;
     const int32_t *pos;  // [live]
     size_t live;
+    TurnedKeys turned;
     float *scratch;  // attention_scratch(...) floats, 64-byte aligned
     float *p;        // [n_queries * group, padded(live)], out: the attention probabilities
 };
@@ -130,6 +141,7 @@ struct OneQuery {
     const uint8_t *k, *v;  // [n] rows of row_bytes
     size_t row_bytes;
     size_t n;
+    const float *turned_k;  // [n, head_dim]: K instead of k, or null
     size_t p_slots;  // padded(n) or more
     float *p;        // out: exp(logit - top)
     float *out;      // [group, head_dim]: sum of p * v
@@ -205,6 +217,10 @@ struct Kernels {
     void (*kv_store)(int kv_format, const float *x, size_t n, uint8_t *row);
     void (*kv_load)(int kv_format, const uint8_t *row, size_t n, float *x);
 
+    // Slot s of n_slots from `first` on, turned, as floats [n_slots, n].
+    void (*load_turned)(int kv_format, const uint8_t *k, size_t row_bytes, size_t first,
+                        size_t n_slots, const TurnedKeys &turned, size_t n, float *to);
+
     void (*attention)(const AttentionTile &tile);
     void (*attend_one)(const OneQuery &one);
     // into[s] = decay * into[s] + sum over r < 4 of factor[r] * p[s, r]; decay 0 overwrites.
@@ -212,7 +228,8 @@ struct Kernels {
     // Packs slots [first, first + kSlotsPerPack) of one KV head, zeros from live on; values
     // [kSlotsPerPack, head_dim] is scratch. Both are null where there are no tiles.
     void (*pack_slots)(int kv_format, const uint8_t *k, const uint8_t *v, size_t row_bytes,
-                       size_t live, size_t first, const TileKv &to, float *values);
+                       size_t live, size_t first, const TurnedKeys &turned, const TileKv &to,
+                       float *values);
     void (*attend_tiles)(const TiledAttention &job);
     // into[s] = decay * into[s] + sum over rows r of weight[r] * p[r, s]; decay 0 overwrites.
     // p rows are padded(live) apart.

@@ -36,6 +36,7 @@ constexpr Kernels make_table(const char *name) {
     table.panel_rows = kPanelRows;
     table.kv_store = kv_store;
     table.kv_load = kv_load;
+    table.load_turned = load_turned;
     table.attention = attention;
     table.add_scores = add_scores;
     table.attend_one = attend_one;
