@@ -43,13 +43,15 @@ enum class Activation { Silu, GeluTanh };
 // What a product multiplies: x [m, cols] itself, or what becomes of each row on the way.
 //   norm:  x / sqrt(mean(x^2) + eps) * norm            norm [cols]
 //   up:    act(x) * up                                 up like x
-// At most one of the two.
+// At most one of the two. independent: each row is a token of another text, and gets bit for bit
+// what it would get if it came alone.
 struct Input {
     Matrix<const float> x;
     const float *norm = nullptr;
     float eps = 0.0f;
     Matrix<const float> up = {};
     Activation act = Activation::Silu;
+    bool independent = false;
 
     Input(Matrix<const float> the_x) : x(the_x) {}
     Input(Matrix<float> the_x) : x(the_x) {}
@@ -204,7 +206,9 @@ class Backend {
     // Copies K and V of slot `from` over slot `to` within one head.
     virtual void kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) = 0;
 
-    virtual void attention(const AttentionArgs &args) = 0;
+    // Of one text, or of several that go through a layer together.
+    virtual void attention(std::span<const AttentionArgs> all) = 0;
+    void attention(const AttentionArgs &args) { attention(std::span(&args, 1)); }
 
     // victim[h]: the position that leaves head h, or kNoVictim where a score is not a number and
     // only the general way can tell. victim [n_kv_heads], host memory.

@@ -71,4 +71,10 @@ struct Matrix {
     operator Matrix<const T>() const { return {data, rows, cols, stride}; }
 };
 
+// Rows [first, first + n).
+template <typename T>
+Matrix<T> rows_of(Matrix<T> matrix, size_t first, size_t n) {
+    return {matrix.row(first), n, matrix.cols, matrix.stride};
+}
+
 }  // namespace a2sf

@@ -65,39 +65,87 @@ Generator::Generator(Session &session, const Tokenizer &tokenizer, const Generat
     options.validate();
 }
 
-void Generator::start(std::span<const int32_t> prompt, const Progress &progress) {
+void Generator::begin(std::span<const int32_t> prompt) {
     if (prompt.empty() && session_.logits().empty()) {
         throw OptionError("prompt: at least 1 token expected, found 0");
     }
     // The last token generated is never fed, so a full context still yields one more.
     session_.reserve(prompt.size() + std::min(options_.max_tokens, kMostReserved));
     n_evicted_before_ = session_.cache().n_evicted();
-    const size_t n_before = session_.n_tokens();
+    n_before_ = session_.n_tokens();
+}
+
+void Generator::start(std::span<const int32_t> prompt, const Progress &progress) {
+    while (!start_chunk(prompt, progress)) {
+    }
+}
+
+bool Generator::start_chunk(std::span<const int32_t> prompt, const Progress &progress) {
+    if (n_read_ == 0) begin(prompt);
     const Timer timer;
     const auto note = [&] {
-        result_.stats.prompt_s = timer.seconds();
-        result_.stats.n_prompt = session_.n_tokens() - n_before;
+        result_.stats.prompt_s += timer.seconds();
+        result_.stats.n_prompt = session_.n_tokens() - n_before_;
     };
     try {
-        if (!prompt.empty()) session_.feed(prompt, progress);
+        if (!prompt.empty()) n_read_ = session_.feed_chunk(prompt, n_read_, progress);
+        const bool read = n_read_ == prompt.size();
+        if (progress && !prompt.empty() && !progress(n_read_, prompt.size()) && !read) {
+            throw Interrupted();
+        }
     } catch (const Interrupted &) {
         note();
         throw;
     }
     note();
+    if (n_read_ < prompt.size()) return false;
     for (int32_t id : prompt) sampler_.accept(id);
+    return true;
 }
 
-bool Generator::next(GeneratedToken &token) {
+// Whether one more token may be generated; ends the generation if not.
+bool Generator::check_room() {
     if (done_) return false;
     const bool full = !session_.cache().config().evicts() &&
                       session_.n_tokens() >= session_.model().config().n_ctx;
-    if (result_.ids.size() >= options_.max_tokens || (pending_ >= 0 && full)) {
-        finish(FinishReason::Length);
-        return false;
-    }
+    if (result_.ids.size() < options_.max_tokens && (pending_ < 0 || !full)) return true;
+    finish(FinishReason::Length);
+    return false;
+}
+
+bool Generator::next(GeneratedToken &token) {
+    if (!check_room()) return false;
     const Timer timer;
     settle();
+    result_.stats.decode_s += timer.seconds();
+    return take(token);
+}
+
+void Generator::next_each(std::span<Generator *const> generators, std::span<bool> more,
+                          std::span<GeneratedToken> tokens) {
+    std::vector<Session *> sessions;
+    std::vector<int32_t> ids;
+    const Timer timer;
+    for (size_t i = 0; i < generators.size(); ++i) {
+        Generator &own = *generators[i];
+        more[i] = own.check_room();
+        if (!more[i] || own.pending_ < 0) continue;
+        sessions.push_back(&own.session_);
+        ids.push_back(own.pending_);
+    }
+    Session::step(sessions, ids);
+    const double time_s = timer.seconds();
+    for (size_t i = 0; i < generators.size(); ++i) {
+        if (!more[i]) continue;
+        generators[i]->pending_ = -1;
+        generators[i]->result_.stats.decode_s += time_s;
+        more[i] = generators[i]->take(tokens[i]);
+    }
+}
+
+// The token that the session's logits give.
+bool Generator::take(GeneratedToken &token) {
+    const Timer timer;
     const Sampled sampled = sampler_.sample(session_.logits());
     result_.stats.decode_s += timer.seconds();
     if (tokenizer_.is_end(sampled.id) && !options_.ignore_end) {

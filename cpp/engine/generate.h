@@ -74,9 +74,18 @@ class Generator {
     // max_tokens may be cut by the model's context under a full cache.
     void start(std::span<const int32_t> prompt, const Progress &progress = {});
 
+    // The same bit by bit: reads one chunk of the prompt, the same at every call; true when all of
+    // it has been read.
+    bool start_chunk(std::span<const int32_t> prompt, const Progress &progress = {});
+
     // One more token; false when the generation is over (the last text, if any was held back, is
     // given with the last token or by rest()).
     bool next(GeneratedToken &token);
+
+    // What next() does, for several generations whose sessions share a workspace, in one pass over
+    // the weights. more[i], tokens[i]: of generators[i]. A generation that is over costs nothing.
+    static void next_each(std::span<Generator *const> generators, std::span<bool> more,
+                          std::span<GeneratedToken> tokens);
 
     // Whether text of the tokens so far is still held back.
     bool holds_text() const { return !held_.empty() || decoder_.holds_bytes(); }
@@ -94,6 +103,9 @@ class Generator {
     const Generation &result() const { return result_; }
 
   private:
+    bool check_room();
+    bool take(GeneratedToken &token);
+    void begin(std::span<const int32_t> prompt);
     void finish(FinishReason reason);
     std::string release(std::string text, bool last);
 
@@ -107,6 +119,8 @@ class Generator {
     std::string rest_;      // given by rest()
     int32_t pending_ = -1;  // sampled, not fed yet
     size_t n_evicted_before_ = 0;
+    size_t n_before_ = 0;  // tokens of the session
+    size_t n_read_ = 0;    // of the prompt
     bool done_ = false;
 };
 

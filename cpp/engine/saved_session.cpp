@@ -87,8 +87,8 @@ class FileWriter final : public ByteWriter {
         used_ = 0;
     }
     [[noreturn]] void fail(const char *what) const {
-        throw Error(str(path_, ": a file that can be ", what, " expected, found: ",
-                        std::strerror(errno)));
+        throw Error(
+            str(path_, ": a file that can be ", what, " expected, found: ", std::strerror(errno)));
     }
 
     std::string path_, temporary_;
@@ -144,16 +144,14 @@ SessionOptions get_options(ByteReader &in) {
     try {
         options.kv_type = parse_kv_type(in.get_text("kv type"));
         options.eviction.policy = in.get_text("policy");
-        visit_options(options.eviction, [&](const char *field, auto &value) {
-            get_optional(in, field, value);
-        });
+        visit_options(options.eviction,
+                      [&](const char *field, auto &value) { get_optional(in, field, value); });
         const auto &e = options.eviction;
         if (e.scope && *e.scope != Scope::Head && *e.scope != Scope::Layer) {
             in.fail("scope: head or layer expected, found ", static_cast<int>(*e.scope));
         }
         if (e.prefill && (*e.prefill < PromptMode::Token || *e.prefill > PromptMode::Full)) {
-            in.fail("prefill: token, chunk or full expected, found ",
-                    static_cast<int>(*e.prefill));
+            in.fail("prefill: token, chunk or full expected, found ", static_cast<int>(*e.prefill));
         }
         if (e.positions && *e.positions != Positions::Original &&
             *e.positions != Positions::Compact) {
@@ -193,9 +191,8 @@ void save_session(const Session &session, const std::string &path, std::span<con
     out.put<uint64_t>(options.batch);
     out.put_text(name_of(options.kv_type));
     out.put_text(options.eviction.policy);
-    visit_options(options.eviction, [&](const char *, const auto &value) {
-        put_optional(out, value);
-    });
+    visit_options(options.eviction,
+                  [&](const char *, const auto &value) { put_optional(out, value); });
     out.put<uint64_t>(ids.size());
     out.put_all(ids);
     session.save(out);

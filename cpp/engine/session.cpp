@@ -28,29 +28,55 @@ void check(const SessionOptions &options, const Model &model) {
     }
 }
 
+// A chunk longer than the model's context would only be room for nothing.
+size_t chunk_tokens(const SessionOptions &options, const Model &model) {
+    return std::min(options.batch, std::max<size_t>(model.config().n_ctx, 1));
+}
+
 }  // namespace
 
-struct Session::Parts {
+class Workspace {
+  public:
+    Workspace(const Model &model, size_t n_threads, size_t most_tokens)
+        : backend(model.device().create({.n_threads = n_threads})),
+          decoder(model, *backend, most_tokens),
+          pos(most_tokens) {}
+
     std::unique_ptr<Backend> backend;
     Decoder decoder;
-    Cache cache;
-    std::vector<int32_t> pos;       // [batch]
-    std::span<const float> logits;  // of the last token; in the decoder, or loaded ones
-    Buffer<float> loaded_logits;    // [n_vocab]
-
-    Parts(const Model &model, const SessionOptions &options)
-        : backend(model.device().create({.n_threads = options.n_threads})),
-          decoder(model, *backend, options.batch),
-          cache(*backend, {model.config().n_layers, model.config().n_kv_heads,
-                           model.config().head_dim, options.kv_type}),
-          pos(options.batch) {}
+    std::vector<int32_t> pos;     // [batch]
+    std::vector<Cache *> caches;  // of a step
+    Buffer<float> logits;         // [logit_rows, n_vocab], of more tokens than one
 };
 
-Session::Session(std::shared_ptr<const Model> model, const SessionOptions &options)
+std::shared_ptr<Workspace> make_workspace(const Model &model, SessionOptions options, size_t most) {
+    check(options, model);
+    if (most == 0) throw OptionError("batch: at least 1 sequence expected, found 0");
+    return std::make_shared<Workspace>(model, options.n_threads,
+                                       std::max(chunk_tokens(options, model), most));
+}
+
+struct Session::Parts {
+    std::shared_ptr<Workspace> work;
+    Cache cache;
+    Buffer<float> logits;  // [n_vocab], of the last token
+    bool has_logits = false;
+
+    Parts(const Model &model, const SessionOptions &options, std::shared_ptr<Workspace> shared)
+        : work(shared ? std::move(shared)
+                      : std::make_shared<Workspace>(model, options.n_threads, options.batch)),
+          cache(*work->backend, {model.config().n_layers, model.config().n_kv_heads,
+                                 model.config().head_dim, options.kv_type}),
+          logits(model.config().n_vocab, "logits") {}
+};
+
+Session::Session(std::shared_ptr<const Model> model, const SessionOptions &options,
+                 std::shared_ptr<Workspace> workspace)
     : model_(std::move(model)), options_(options) {
     check(options_, *model_);
-    options_.batch = std::min(options_.batch, std::max<size_t>(model_->config().n_ctx, 1));
-    parts_ = std::make_unique<Parts>(*model_, options_);
+    options_.batch = chunk_tokens(options_, *model_);
+    if (workspace) options_.batch = std::min(options_.batch, workspace->decoder.batch());
+    parts_ = std::make_unique<Parts>(*model_, options_, std::move(workspace));
 }
 
 Session::~Session() = default;
@@ -59,15 +85,16 @@ const Cache &Session::cache() const {
     return parts_->cache;
 }
 const Backend &Session::backend() const {
-    return *parts_->backend;
+    return *parts_->work->backend;
 }
 std::span<const float> Session::logits() const {
-    return parts_->logits;
+    if (!parts_->has_logits) return {};
+    return {parts_->logits.data(), parts_->logits.size()};
 }
 
 void Session::reset() {
     parts_->cache.clear();
-    parts_->logits = {};
+    parts_->has_logits = false;
     n_tokens_ = 0;
     n_reserved_ = 0;
     n_prompt_ = 0;
@@ -128,40 +155,102 @@ void Session::prepare(size_t n_ids) {
     cache.reserve(std::min(bound, std::max({n_needed, n_reserved_, doubled})));
 }
 
+// One chunk of ids, of which the first n_done have been read; prepared for all of them.
+size_t Session::run_chunk(std::span<const int32_t> ids, size_t n_done, const LogitsSink *sink,
+                          const Progress &progress) {
+    Workspace &work = *parts_->work;
+    const size_t m = std::min(options_.batch, ids.size() - n_done);
+    std::iota(work.pos.begin(), work.pos.begin() + static_cast<ptrdiff_t>(m),
+              static_cast<int32_t>(n_tokens_));
+    const bool last = n_done + m == ids.size();
+    // A whole tile of tokens for the one that is wanted: what it gives must not depend on
+    // whether others were asked for.
+    const size_t n_outputs = sink != nullptr ? m : last ? std::min(m, kTileTokens) : 0;
+    const Chunk chunk{ids.subspan(n_done, m), {work.pos.data(), m}, last, n_outputs};
+    std::function<bool()> proceed;
+    if (progress) proceed = [&] { return progress(n_done, ids.size()); };
+    Cache *const cache = &parts_->cache;
+    broken_ = true;
+    work.decoder.forward(chunk, {&cache, 1}, proceed);
+    broken_ = false;
+    n_tokens_ += m;
+    const size_t n_rows = work.decoder.logit_rows(), n_vocab = model_->config().n_vocab;
+    if (sink != nullptr && work.logits.size() == 0) {
+        work.logits = Buffer<float>(n_rows * n_vocab, "logits");
+    }
+    for (size_t i = 0; sink != nullptr && i < m; i += n_rows) {
+        const size_t n = std::min(n_rows, m - i);
+        work.decoder.logits(i, n, false, work.logits.data());
+        (*sink)(n_done + i, n, work.logits.data());
+    }
+    if (last) {
+        work.decoder.logits(m - 1, 1, false, parts_->logits.data());
+        parts_->has_logits = true;
+    }
+    return n_done + m;
+}
+
 void Session::run(std::span<const int32_t> ids, const LogitsSink *sink, const Progress &progress) {
     check_ids(ids);
     prepare(ids.size());
-    Parts &parts = *parts_;
     for (size_t done = 0; done < ids.size();) {
-        const size_t m = std::min(options_.batch, ids.size() - done);
-        std::iota(parts.pos.begin(), parts.pos.begin() + static_cast<ptrdiff_t>(m),
-                  static_cast<int32_t>(n_tokens_));
-        const bool last = done + m == ids.size();
-        // A whole tile of tokens for the one that is wanted: what it gives must not depend on
-        // whether others were asked for.
-        const size_t n_outputs = sink != nullptr ? m : last ? std::min(m, kTileTokens) : 0;
-        const Chunk chunk{ids.subspan(done, m), {parts.pos.data(), m}, last, n_outputs};
-        std::function<bool()> proceed;
-        if (progress) proceed = [&] { return progress(done, ids.size()); };
-        broken_ = true;
-        parts.decoder.forward(chunk, parts.cache, proceed);
-        broken_ = false;
-        n_tokens_ += m;
-        if (sink != nullptr) {
-            for (size_t i = 0; i < m; i += parts.decoder.logit_rows()) {
-                const size_t n = std::min(parts.decoder.logit_rows(), m - i);
-                (*sink)(done + i, n, parts.decoder.logits(i, n).data());
-            }
-        }
-        done += m;
-        if (done == ids.size()) parts.logits = parts.decoder.logits(m - 1, 1);
+        done = run_chunk(ids, done, sink, progress);
         if (progress && !progress(done, ids.size()) && done < ids.size()) throw Interrupted();
+    }
+}
+
+size_t Session::feed_chunk(std::span<const int32_t> ids, size_t n_done, const Progress &progress) {
+    if (n_done == 0) {
+        check_ids(ids);
+        prepare(ids.size());
+    }
+    return run_chunk(ids, n_done, nullptr, progress);
+}
+
+void Session::step(std::span<Session *const> sessions, std::span<const int32_t> ids) {
+    if (sessions.empty()) return;
+    Workspace &work = *sessions[0]->parts_->work;
+    if (sessions.size() > work.decoder.batch()) {
+        throw OptionError(
+            str("sessions: at most ", work.decoder.batch(), " expected, found ", sessions.size()));
+    }
+    for (size_t i = 0; i < sessions.size(); ++i) {
+        if (sessions[i]->parts_->work.get() != &work) {
+            throw OptionError("sessions: all of one workspace expected, found another's");
+        }
+        sessions[i]->check_ids(ids.subspan(i, 1));
+    }
+    const size_t m = sessions.size();
+    work.caches.resize(m);
+    for (size_t i = 0; i < m; ++i) {
+        sessions[i]->prepare(1);
+        work.caches[i] = &sessions[i]->parts_->cache;
+        work.pos[i] = static_cast<int32_t>(sessions[i]->n_tokens_);
+    }
+    for (Session *session : sessions) session->broken_ = true;
+    work.decoder.forward({ids, {work.pos.data(), m}, true, m, true}, work.caches, {});
+    // Rows of logits of several tokens are side by side: through memory of the workspace.
+    const size_t n_rows = work.decoder.logit_rows();
+    const size_t n_vocab = sessions[0]->model_->config().n_vocab;
+    if (work.logits.size() == 0) work.logits = Buffer<float>(n_rows * n_vocab, "logits");
+    for (size_t i = 0; i < m; i += n_rows) {
+        const size_t n = std::min(n_rows, m - i);
+        work.decoder.logits(i, n, true, work.logits.data());
+        for (size_t j = 0; j < n; ++j) {
+            Parts &parts = *sessions[i + j]->parts_;
+            std::copy_n(work.logits.data() + j * n_vocab, n_vocab, parts.logits.data());
+            parts.has_logits = true;
+        }
+    }
+    for (Session *session : sessions) {
+        session->broken_ = false;
+        ++session->n_tokens_;
     }
 }
 
 std::span<const float> Session::feed(std::span<const int32_t> ids, const Progress &progress) {
     run(ids, nullptr, progress);
-    return parts_->logits;
+    return logits();
 }
 
 void Session::feed_all(std::span<const int32_t> ids, const LogitsSink &sink,
@@ -178,7 +267,7 @@ void Session::save(ByteWriter &out) const {
     out.put<uint64_t>(n_tokens_);
     out.put<uint64_t>(n_prompt_);
     if (n_tokens_ == 0) return;
-    out.put_all(parts_->logits);
+    out.put_all(logits());
     parts_->cache.save(out);
 }
 
@@ -187,17 +276,17 @@ void Session::load(ByteReader &in) {
     try {
         const uint64_t n_tokens = in.get<uint64_t>("tokens");
         const uint64_t n_prompt = in.get<uint64_t>("tokens of the first prompt");
-        if (n_tokens > kMostPositions || n_prompt > n_tokens || (n_prompt == 0) != (n_tokens == 0)) {
-            in.fail("tokens: at most ", kMostPositions, ", the first prompt's among them, expected, ",
-                    "found ", n_tokens, " and ", n_prompt);
+        if (n_tokens > kMostPositions || n_prompt > n_tokens ||
+            (n_prompt == 0) != (n_tokens == 0)) {
+            in.fail("tokens: at most ", kMostPositions,
+                    ", the first prompt's among them, expected, ", "found ", n_tokens, " and ",
+                    n_prompt);
         }
         if (n_tokens == 0) return;
-        const size_t n_vocab = model_->config().n_vocab;
-        parts_->loaded_logits = Buffer<float>(n_vocab, "logits");
-        in.get_all(parts_->loaded_logits.span(), "logits");
+        in.get_all(parts_->logits.span(), "logits");
         parts_->cache.configure(resolve(options_.eviction, static_cast<size_t>(n_prompt)));
         parts_->cache.load(in, static_cast<size_t>(n_tokens));
-        parts_->logits = parts_->loaded_logits.span();
+        parts_->has_logits = true;
         n_tokens_ = static_cast<size_t>(n_tokens);
         n_prompt_ = static_cast<size_t>(n_prompt);
         configured_ = true;

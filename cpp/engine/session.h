@@ -1,5 +1,6 @@
 // A session reads tokens and predicts the next one. It owns everything that changes: cache,
 // activations, threads. Several sessions may share one Model, each used by one thread at a time.
+// Sessions of one Workspace share activations and threads as well, and can take a step together.
 #pragma once
 
 #include <cstddef>
@@ -29,10 +30,16 @@ using Progress = std::function<bool(size_t n_done, size_t n_total)>;
 // the fed ids. The memory is the session's.
 using LogitsSink = std::function<void(size_t first, size_t n, const float *logits)>;
 
+// Threads and activations. Owner: one session, or all that were made with it; then one thread at a
+// time may use any of them.
+class Workspace;
+
 class Session {
   public:
-    // Throws OptionError for options that no prompt could satisfy.
-    Session(std::shared_ptr<const Model> model, const SessionOptions &options);
+    // Throws OptionError for options that no prompt could satisfy. With a workspace, its threads
+    // and its batch hold instead of the options'.
+    Session(std::shared_ptr<const Model> model, const SessionOptions &options,
+            std::shared_ptr<Workspace> workspace = nullptr);
     ~Session();
     Session(const Session &) = delete;
     Session &operator=(const Session &) = delete;
@@ -43,7 +50,16 @@ class Session {
     // the model's context. After Interrupted or a failure inside a chunk the session must be reset.
     std::span<const float> feed(std::span<const int32_t> ids, const Progress &progress = {});
 
-    // The same, but gives every token's logits to the sink.
+    // Reads one chunk of a prompt of which the first n_done tokens have been read, and returns how
+    // many then are: what feed() does again and again.
+    size_t feed_chunk(std::span<const int32_t> ids, size_t n_done, const Progress &progress = {});
+
+    // Each session reads its token, all in one pass over the weights. Sessions of one workspace, no
+    // more than its batch, each once. A session gets bit for bit what feed() would give it. Throws
+    // like feed(), before anything is read.
+    static void step(std::span<Session *const> sessions, std::span<const int32_t> ids);
+
+    // The same as feed(), but gives every token's logits to the sink.
     void feed_all(std::span<const int32_t> ids, const LogitsSink &sink,
                   const Progress &progress = {});
 
@@ -74,6 +90,8 @@ class Session {
     struct Parts;
     void check_ids(std::span<const int32_t> ids) const;
     void prepare(size_t n_ids);
+    size_t run_chunk(std::span<const int32_t> ids, size_t n_done, const LogitsSink *sink,
+                     const Progress &progress);
     void run(std::span<const int32_t> ids, const LogitsSink *sink, const Progress &progress);
 
     std::shared_ptr<const Model> model_;
@@ -85,5 +103,9 @@ class Session {
     bool configured_ = false;  // budgets given as a share wait for the first prompt
     bool broken_ = false;
 };
+
+// For sessions that take steps together: the model and the options of each must be those here but
+// for the eviction; `most` is how many can take a step together.
+std::shared_ptr<Workspace> make_workspace(const Model &model, SessionOptions options, size_t most);
 
 }  // namespace a2sf

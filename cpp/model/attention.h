@@ -8,12 +8,14 @@
 
 namespace a2sf {
 
-// The tokens that go through the model together.
+// The tokens that go through the model together: a run of one text, or the next token of each of
+// several texts.
 struct Chunk {
     std::span<const int32_t> ids;  // [m]
-    std::span<const int32_t> pos;  // [m], consecutive
+    std::span<const int32_t> pos;  // [m], consecutive in one text
     bool ends_prompt = true;       // PromptMode::Full evicts after this chunk
     size_t n_outputs = 0;          // of how many tokens, the last ones, logits may be asked
+    bool independent = false;      // each token is of a text of its own
 
     size_t size() const { return ids.size(); }
 };
@@ -23,5 +25,12 @@ struct Chunk {
 void attend(Backend &backend, const Config &config, size_t layer, const Chunk &chunk,
             Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, Cache &cache,
             const KeyTurns &turns, Matrix<float> out);
+
+// The same for independent tokens: caches[i] is token i's. Keys are rotated where its cache is not
+// compact. args [m] is scratch.
+void attend_each(Backend &backend, const Config &config, size_t layer, const Chunk &chunk,
+                 Matrix<const float> q, Matrix<const float> k, Matrix<const float> v,
+                 std::span<Cache *const> caches, const KeyTurns &turns,
+                 std::span<AttentionArgs> args, Matrix<float> out);
 
 }  // namespace a2sf

@@ -9,6 +9,7 @@ Every option is keyword-only and checked before any work starts. Everything rais
 """
 
 from . import _core
+from ._batch import Batch, BatchStream
 from ._core import (
     Cache,
     DeviceError,
@@ -31,6 +32,8 @@ from ._stream import TokenStream
 from ._tokenizer import Tokenizer
 
 __all__ = [
+    "Batch",
+    "BatchStream",
     "Cache",
     "DeviceError",
     "Engine",

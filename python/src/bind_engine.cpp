@@ -24,8 +24,8 @@ const Config &config(const Engine &engine) {
 }
 
 // The session, and the ids that were saved with it.
-nb::tuple load_saved(const Engine &engine, const std::string &path,
-                     std::optional<size_t> n_threads, const EvictionOptions *eviction) {
+nb::tuple load_saved(const Engine &engine, const std::string &path, std::optional<size_t> n_threads,
+                     const EvictionOptions *eviction) {
     SavedSession saved;
     {
         const nb::gil_scoped_release release;
@@ -40,16 +40,26 @@ nb::tuple load_saved(const Engine &engine, const std::string &path,
 
 void bind_engine(nb::module_ &m) {
     using nb::arg;
+    nb::class_<PyWorkspace>(m, "Workspace", "Threads and activations that sessions share.");
     nb::class_<Engine>(m, "Engine", "Native part of a2sf.Engine.")
         .def_static("load", &load, arg("path"), arg("device"))
         .def(
             "session",
-            [](const Engine &engine, const SessionOptions &options) {
-                auto session = std::make_unique<Session>(engine.model, options);
-                return PySession{std::make_shared<SharedSession>(engine, std::move(session))};
+            [](const Engine &engine, const SessionOptions &options, const PyWorkspace *shared) {
+                const PyWorkspace own = shared != nullptr ? *shared : PyWorkspace{};
+                auto session = std::make_unique<Session>(engine.model, options, own.work);
+                return PySession{
+                    std::make_shared<SharedSession>(engine, std::move(session), own.busy)};
             },
-            arg("options"))
-        .def("load_session", &load_saved, arg("path"), arg("n_threads").none(), arg("eviction").none())
+            arg("options"), arg("workspace").none() = nb::none())
+        .def(
+            "workspace",
+            [](const Engine &engine, const SessionOptions &options, size_t most) {
+                return PyWorkspace{make_workspace(*engine.model, options, most)};
+            },
+            arg("options"), arg("most"))
+        .def("load_session", &load_saved, arg("path"), arg("n_threads").none(),
+             arg("eviction").none())
         .def_prop_ro("tokenizer", [](const Engine &e) { return PyTokenizer{e.tokenizer}; })
         .def_prop_ro("architecture", [](const Engine &e) { return to_str(config(e).architecture); })
         .def_prop_ro("name", [](const Engine &e) { return to_str(config(e).name); })

@@ -51,8 +51,8 @@ void bind_errors(nb::module_ &m) {
         new_exception(m, "GgufError", value_bases, "A GGUF file is damaged or contradicts itself.");
     const nb::object option =
         new_exception(m, "OptionError", value_bases, "An option or argument makes no sense.");
-    const nb::object saved = new_exception(
-        m, "SavedSessionError", value_bases, "A saved session is damaged or belongs elsewhere.");
+    const nb::object saved = new_exception(m, "SavedSessionError", value_bases,
+                                           "A saved session is damaged or belongs elsewhere.");
     const nb::object unsupported = new_exception(
         m, "UnsupportedError", error, "A valid file or request needs what this build has not.");
     const nb::object device =

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "bindings.h"
 #include "convert.h"
@@ -21,6 +22,8 @@ namespace {
 // session in between.
 class PyGenerator {
   public:
+    using Item = std::tuple<int32_t, nb::str, float>;  // id, text, logprob
+
     PyGenerator(const PySession &session, const GenerateOptions &options)
         : shared_(session.shared),
           generator_(shared_->session, *shared_->engine.tokenizer, options) {}
@@ -32,8 +35,42 @@ class PyGenerator {
                           [&](const Progress &ask) { generator_.start(as_span(ids), ask); });
     }
 
+    // Reads a chunk of the prompt; true when all of it has been read.
+    bool start_chunk(const IdsArg &ids) {
+        const Lease lease(*shared_);
+        if (n_uses_ == 0) n_uses_ = ++shared_->n_uses;
+        check_undisturbed();
+        const nb::gil_scoped_release release;
+        return generator_.start_chunk(as_span(ids));
+    }
+
+    // next() of each, together; they share a workspace.
+    static std::vector<std::optional<Item>> next_each(const std::vector<PyGenerator *> &all) {
+        std::vector<std::optional<Item>> items(all.size());
+        if (all.empty()) return items;
+        const Lease lease(*all[0]->shared_);
+        std::vector<Generator *> generators;
+        for (PyGenerator *own : all) {
+            if (own->shared_->busy != all[0]->shared_->busy) {
+                throw OptionError("generators: all of one workspace expected, found another's");
+            }
+            own->check_undisturbed();
+            generators.push_back(&own->generator_);
+        }
+        const auto more = std::make_unique<bool[]>(all.size());
+        std::vector<GeneratedToken> tokens(all.size());
+        {
+            const nb::gil_scoped_release release;
+            Generator::next_each(generators, {more.get(), all.size()}, tokens);
+        }
+        for (size_t i = 0; i < all.size(); ++i) {
+            if (more[i]) items[i] = to_item(tokens[i]);
+        }
+        return items;
+    }
+
     // (id, text, logprob), or nothing at the end.
-    std::optional<std::tuple<int32_t, nb::str, float>> next() {
+    std::optional<Item> next() {
         const Lease lease(*shared_);
         check_undisturbed();
         GeneratedToken token;
@@ -43,7 +80,7 @@ class PyGenerator {
             more = generator_.next(token);
         }
         if (!more) return std::nullopt;
-        return std::tuple(token.id, to_str(token.text), token.logprob);
+        return to_item(token);
     }
 
     // Lets the session go on after the last token, which is generated but not read: reads it, if
@@ -63,6 +100,9 @@ class PyGenerator {
     const Generation &result() const { return generator_.result(); }
 
   private:
+    static Item to_item(const GeneratedToken &token) {
+        return {token.id, to_str(token.text), token.logprob};
+    }
     void check_undisturbed() const {
         if (n_uses_ == shared_->n_uses) return;
         throw Error(
@@ -99,6 +139,8 @@ void bind_generator(nb::module_ &m) {
     nb::class_<PyGenerator>(m, "Generator", "A generation in progress.")
         .def(nb::init<const PySession &, const GenerateOptions &>(), arg("session"), arg("options"))
         .def("start", &PyGenerator::start, arg("ids").noconvert(), arg("progress").none())
+        .def("start_chunk", &PyGenerator::start_chunk, arg("ids").noconvert())
+        .def_static("next_each", &PyGenerator::next_each, arg("generators"))
         .def("next", &PyGenerator::next)
         .def("settle", &PyGenerator::settle)
         .def_prop_ro("holds_text", &PyGenerator::holds_text)

@@ -1,5 +1,6 @@
 // A session: tokens in, logits out. Long calls run without the GIL and stop on Ctrl-C.
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
 
 #include <algorithm>
 #include <vector>

@@ -28,16 +28,24 @@ void bind_session(nb::module_ &m);
 void bind_cache(nb::module_ &m);
 void bind_generator(nb::module_ &m);
 
+// Threads and activations that sessions share: what one thread at a time may use.
+struct PyWorkspace {
+    std::shared_ptr<Workspace> work;
+    std::shared_ptr<std::atomic<bool>> busy = std::make_shared<std::atomic<bool>>(false);
+};
+
 // An a2sf::Session and what it takes to share it with Python safely. Owner: the Python Session, its
 // Cache and its Generators, whichever lives longest.
 struct SharedSession {
-    SharedSession(const Engine &model, std::unique_ptr<Session> made)
-        : engine(model), owned(std::move(made)), session(*owned) {}
+    SharedSession(
+        const Engine &model, std::unique_ptr<Session> made,
+        std::shared_ptr<std::atomic<bool>> in_use = std::make_shared<std::atomic<bool>>(false))
+        : engine(model), owned(std::move(made)), session(*owned), busy(std::move(in_use)) {}
 
     Engine engine;
     std::unique_ptr<Session> owned;
     Session &session;
-    std::atomic<bool> busy = false;
+    std::shared_ptr<std::atomic<bool>> busy;  // of all sessions with the same workspace
     uint64_t n_uses = 0;  // feeds, resets, generations started; a suspended generation compares it
 };
 
@@ -45,11 +53,11 @@ struct SharedSession {
 class Lease {
   public:
     explicit Lease(SharedSession &shared) : shared_(shared) {
-        if (shared.busy.exchange(true, std::memory_order_acquire)) {
+        if (shared.busy->exchange(true, std::memory_order_acquire)) {
             throw Error("session: one thread at a time expected, found it in use by another call");
         }
     }
-    ~Lease() { shared_.busy.store(false, std::memory_order_release); }
+    ~Lease() { shared_.busy->store(false, std::memory_order_release); }
     Lease(const Lease &) = delete;
     Lease &operator=(const Lease &) = delete;
 

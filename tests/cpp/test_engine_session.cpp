@@ -225,3 +225,84 @@ TEST_CASE("weights that are no numbers end in an error, not in tokens") {
         CHECK_THROWS_WITH_AS(generator.next(token), doctest::Contains("logits"), Error);
     }
 }
+
+namespace {
+
+std::vector<float> copied(std::span<const float> logits) {
+    return {logits.begin(), logits.end()};
+}
+
+}  // namespace
+
+TEST_CASE("sessions that step together read what each would read alone, bit for bit") {
+    SessionOptions base{.n_threads = 2, .batch = 32};
+    const auto workspace = make_workspace(*tiny().model, base, 40);
+    // Every policy, prompts of different lengths, positions of both kinds, in one pass.
+    std::vector<std::unique_ptr<Session>> together, alone;
+    for (const Policy *policy : policies()) {
+        for (const Positions positions : {Positions::Original, Positions::Compact}) {
+            SessionOptions options = with(policy->name, 40);
+            if (policy->evicts()) options.eviction.positions = positions;
+            together.push_back(std::make_unique<Session>(tiny().model, options, workspace));
+            alone.push_back(std::make_unique<Session>(tiny().model, options));
+        }
+    }
+    std::vector<Session *> sessions;
+    for (size_t i = 0; i < together.size(); ++i) {
+        const auto prompt = some_ids(5 + 9 * i, static_cast<unsigned>(i));
+        CHECK(copied(together[i]->feed(prompt)) == copied(alone[i]->feed(prompt)));
+        sessions.push_back(together[i].get());
+    }
+    for (unsigned step = 0; step < 20; ++step) {
+        const auto ids = some_ids(sessions.size(), 100 + step);
+        // Now and then some do not take part.
+        const size_t first = step % 5 == 4 ? 3 : 0;
+        const size_t n = step % 7 == 6 ? 1 : sessions.size() - first;
+        Session::step(std::span(sessions).subspan(first, n), std::span(ids).subspan(first, n));
+        for (size_t i = first; i < first + n; ++i) {
+            CAPTURE(i);
+            CAPTURE(step);
+            CHECK(copied(alone[i]->feed({&ids[i], 1})) == copied(sessions[i]->logits()));
+        }
+    }
+    for (size_t i = 0; i < sessions.size(); ++i) {
+        CHECK(sessions[i]->n_tokens() == alone[i]->n_tokens());
+        CHECK(sessions[i]->cache().n_evicted() == alone[i]->cache().n_evicted());
+        CHECK(sessions[i]->cache().positions(1, 1) == alone[i]->cache().positions(1, 1));
+        CHECK(sessions[i]->cache().scores(1, 0) == alone[i]->cache().scores(1, 0));
+    }
+}
+
+TEST_CASE("a step that cannot be taken by all is taken by none") {
+    SessionOptions options = with("full", 0);
+    const auto workspace = make_workspace(*tiny().model, options, 2);
+    Session a(tiny().model, options, workspace), b(tiny().model, options, workspace);
+    Session foreign(tiny().model, options);
+    a.feed(some_ids(3));
+    b.feed(some_ids(256));  // the whole context
+    foreign.feed(some_ids(3));
+    const int32_t ids[] = {1, 2};
+    Session *const pair[] = {&a, &b}, *const mixed[] = {&a, &foreign};
+    CHECK_THROWS_AS(Session::step(pair, ids), OptionError);
+    CHECK_THROWS_AS(Session::step(mixed, ids), OptionError);
+    const int32_t wrong[] = {1, 999};
+    CHECK_THROWS_AS(Session::step(pair, wrong), OptionError);
+    CHECK(a.n_tokens() == 3);
+    CHECK(copied(a.feed({ids, 1})) == copied(foreign.feed({ids, 1})));
+    CHECK_THROWS_AS(make_workspace(*tiny().model, options, 0), OptionError);
+}
+
+TEST_CASE("a prompt read chunk by chunk is a prompt") {
+    for (const Policy *policy : policies()) {
+        CAPTURE(policy->name);
+        const auto ids = some_ids(100);
+        Session whole(tiny().model, with(policy->name, 40)),
+            parts(tiny().model, with(policy->name, 40));
+        whole.feed(ids);
+        size_t n_calls = 0;
+        for (size_t done = 0; done < ids.size(); ++n_calls) done = parts.feed_chunk(ids, done);
+        CHECK(n_calls == 4);
+        CHECK(copied(whole.logits()) == copied(parts.logits()));
+        CHECK(whole.cache().n_evicted() == parts.cache().n_evicted());
+    }
+}

@@ -73,7 +73,7 @@ struct QuantizedMemory {
           sum32(m * cols / 32),
           start16(m * cols / 16),
           start32(m * cols / 32),
-          lane_start(cols / 4) {}
+          lane_start(m * cols / 4) {}
     QuantizedX view() const {
         return {cols,         q.data(),       scale.data(),   sum16.data(),
                 sum32.data(), start16.data(), start32.data(), lane_start.data()};

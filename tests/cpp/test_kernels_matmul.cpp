@@ -127,6 +127,13 @@ TEST_CASE("kernels: products of every weight type") {
                             first[i] = static_cast<double>(old[i]) + bias[i % rows];
                         }
                         check_product(truth, form, x, m, first, z.data());
+
+                        // Tokens that have nothing to do with each other: as precise as one token.
+                        Input input(Matrix<const float>(x.data(), m, cols));
+                        input.independent = true;
+                        z = old;
+                        backend.matmul(input, {&products[1], 1});
+                        check_product(truth, form_of(*kernels, type, 1), x, m, first, z.data());
                     }
                 }
             }
@@ -206,6 +213,43 @@ TEST_CASE("kernels: a row of a batch is the same for any batch and any number of
                 CHECK(whole == y);
                 CHECK(single == y1);
                 CHECK(std::equal(part.begin(), part.end(), y.begin() + 5 * rows));
+            }
+        }
+    }
+}
+
+TEST_CASE("kernels: an independent token gets what it would get alone, bit for bit") {
+    for (const WeightType &type : weight_types()) {
+        CAPTURE(std::string(type.name));
+        Rng rng(10);
+        for (const size_t rows : {3, 70}) {
+            const size_t unit = type.group == 0 ? 17 : type.block;
+            const size_t cols = unit > 32 ? 3 * unit : 37 * unit;
+            const Truth truth(rng, type, rows, cols);
+            const Weight w = truth.weight();
+            const std::vector<float> bias = random_floats(rng, rows);
+            const std::vector<float> norm = random_floats(rng, cols);
+            for (const size_t m : {2, 3, 4, 7, 9}) {
+                const std::vector<float> x = random_floats(rng, m * cols);
+                const std::vector<float> old = random_floats(rng, m * rows);
+                for (const Kernels *kernels : usable_kernels()) {
+                    CAPTURE(std::string(kernels->name));
+                    CAPTURE(m);
+                    CpuBackend backend(*kernels, 2);
+                    std::vector<float> together = old, alone = old;
+                    for (const bool each : {false, true}) {
+                        for (size_t t = 0; t < (each ? m : 1); ++t) {
+                            const size_t n = each ? 1 : m;
+                            Input input =
+                                Input::normed({x.data() + t * cols, n, cols}, norm.data(), 1e-5f);
+                            input.independent = !each;
+                            float *y = each ? alone.data() + t * rows : together.data();
+                            const Product product{&w, bias.data(), {y, n, rows}, true};
+                            backend.matmul(input, {&product, 1});
+                        }
+                    }
+                    CHECK(together == alone);
+                }
             }
         }
     }

@@ -108,11 +108,17 @@ void CpuBackend::attention_part(const AttentionArgs &args, const AttentionPlan &
     }
 }
 
-void CpuBackend::attention(const AttentionArgs &args) {
+void CpuBackend::attention(std::span<const AttentionArgs> all) {
+    if (all.empty()) return;
+    if (std::all_of(all.begin(), all.end(), is_one_query)) return attention_of_one(all);
+    for (const AttentionArgs &args : all) attention_of(args);
+}
+
+void CpuBackend::attention_of(const AttentionArgs &args) {
     const KvSlots &slots = args.slots;
     const size_t m = args.q.rows, n_kv_heads = slots.n_kv_heads, n_lanes = args.lanes.size();
     if (m == 0) return;
-    if (is_one_query(args)) return attention_of_one(args);
+    if (is_one_query(args)) return attention_of_one({&args, 1});
     size_t longest = 0;
     for (size_t h = 0; h < n_kv_heads; ++h)
         longest = longest < args.live[h] ? args.live[h] : longest;

@@ -15,32 +15,19 @@ constexpr size_t kRunSlots = 256;
 
 }  // namespace
 
-struct CpuBackend::OnePlan {
-    size_t group;    // query heads per KV head
-    size_t rows;     // the same, padded to kOneRows
-    size_t n_runs;   // of the longest head
-    size_t p_slots;  // of a run
-    float *p;        // [n_kv_heads, n_runs, rows * p_slots]
-    float *out;      // [n_kv_heads, n_runs, group * head_dim]
-    float *top;      // [n_kv_heads, n_runs, rows]
-    float *total;    // likewise
-    float *turned;   // [n_kv_heads, n_runs, p_slots, head_dim], or null
-
-    size_t run(size_t head, size_t index) const { return head * n_runs + index; }
-};
-
 // Heads that a vector cannot hold whole, and layers with a window, take the general way.
 bool CpuBackend::is_one_query(const AttentionArgs &args) {
     return args.q.rows == 1 && args.window == 0 && args.slots.head_dim % kMaxLanes == 0;
 }
 
-void CpuBackend::attention_of_one(const AttentionArgs &args) {
+// How one call is cut, its memory from `memory` on; null only counts.
+CpuBackend::OnePlan CpuBackend::plan_one(const AttentionArgs &args, float *memory) {
     const KvSlots &slots = args.slots;
     size_t longest = 0;
     for (size_t h = 0; h < slots.n_kv_heads; ++h) {
         longest = longest < args.live[h] ? args.live[h] : longest;
     }
-    OnePlan plan;
+    OnePlan plan = {};
     plan.group = args.n_heads / slots.n_kv_heads;
     plan.rows = (plan.group + kOneRows - 1) / kOneRows * kOneRows;
     plan.n_runs = (longest + kRunSlots - 1) / kRunSlots;
@@ -48,19 +35,45 @@ void CpuBackend::attention_of_one(const AttentionArgs &args) {
     const size_t n_runs = slots.n_kv_heads * plan.n_runs;
     const size_t n_p = plan.rows * plan.p_slots, n_out = plan.group * slots.head_dim;
     const size_t n_turned = args.turns.place != nullptr ? plan.p_slots * slots.head_dim : 0;
-    plan.p = reserve(attention_, n_runs * (n_p + n_out + 2 * plan.rows + n_turned));
+    plan.n_tasks = n_runs;
+    plan.n_floats = padded(n_runs * (n_p + n_out + 2 * plan.rows + n_turned));
+    if (memory == nullptr) return plan;
+    plan.p = memory;
     plan.out = plan.p + n_runs * n_p;
     plan.top = plan.out + n_runs * n_out;
     plan.total = plan.top + n_runs * plan.rows;
     plan.turned = n_turned > 0 ? plan.total + n_runs * plan.rows : nullptr;
-    if (finished_.size() < slots.n_kv_heads) {
-        finished_ = std::vector<std::atomic<size_t>>(slots.n_kv_heads);
+    return plan;
+}
+
+// Of one or of several texts, one query each.
+void CpuBackend::attention_of_one(std::span<const AttentionArgs> all) {
+    size_t n_floats = 0, n_heads = 0, n_tasks = 0;
+    for (const AttentionArgs &args : all) {
+        const OnePlan plan = plan_one(args, nullptr);
+        n_floats += plan.n_floats;
+        n_tasks += plan.n_tasks;
+        n_heads += args.slots.n_kv_heads;
     }
-    for (size_t h = 0; h < slots.n_kv_heads; ++h) finished_[h].store(0, std::memory_order_relaxed);
-    pool_.run(n_runs, [&](size_t task, size_t) {
+    float *memory = reserve(attention_, n_floats);
+    if (finished_.size() < n_heads) finished_ = std::vector<std::atomic<size_t>>(n_heads);
+    for (size_t h = 0; h < n_heads; ++h) finished_[h].store(0, std::memory_order_relaxed);
+    one_plans_.resize(all.size());
+    n_heads = 0;
+    for (size_t i = 0; i < all.size(); ++i) {
+        one_plans_[i] = plan_one(all[i], memory);
+        one_plans_[i].finished = finished_.data() + n_heads;
+        memory += one_plans_[i].n_floats;
+        n_heads += all[i].slots.n_kv_heads;
+    }
+    pool_.run(n_tasks, [&](size_t task, size_t) {
+        size_t text = 0;
+        for (; task >= one_plans_[text].n_tasks; ++text) task -= one_plans_[text].n_tasks;
+        const AttentionArgs &args = all[text];
+        const OnePlan &plan = one_plans_[text];
         const size_t head = task / plan.n_runs, index = task % plan.n_runs;
         if (index * kRunSlots < args.live[head]) attend_run(args, plan, head, index);
-        if (finished_[head].fetch_add(1, std::memory_order_acq_rel) + 1 == plan.n_runs) {
+        if (plan.finished[head].fetch_add(1, std::memory_order_acq_rel) + 1 == plan.n_runs) {
             join_runs(args, plan, head);
         }
     });

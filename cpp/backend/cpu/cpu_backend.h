@@ -14,6 +14,7 @@ namespace a2sf {
 
 class CpuBackend final : public Backend {
   public:
+    using Backend::attention;
     CpuBackend(const Kernels &kernels, size_t n_threads);
 
     const char *device() const override { return "cpu"; }
@@ -38,7 +39,7 @@ class CpuBackend final : public Backend {
     void kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
                   const uint32_t *slot) override;
     void kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) override;
-    void attention(const AttentionArgs &args) override;
+    void attention(std::span<const AttentionArgs> all) override;
     void lowest(const LowestArgs &args, int32_t *victim) override;
     void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) override;
     MachinePeaks measure_peaks() override;
@@ -65,6 +66,7 @@ class CpuBackend final : public Backend {
     void multiply(const Prepared &prepared, size_t m, std::span<const Product> products);
     static TileX tiles_for(Buffer<uint16_t> &memory, size_t m, size_t cols);
     const float *prepare_row(const Input &input, size_t t, float *to);
+    void attention_of(const AttentionArgs &args);
     struct AttentionPlan;
     void attention_part(const AttentionArgs &args, const AttentionPlan &plan, size_t head,
                         size_t part, size_t worker);
@@ -75,9 +77,26 @@ class CpuBackend final : public Backend {
                               size_t i0, AttentionTile &tile);
     void add_parts(const AttentionArgs &args, const AttentionPlan &plan);
     void pack(const AttentionTile &from, size_t first, const TileKv &to);
-    struct OnePlan;
+    // How the attention of one query is cut. Depends on shapes only.
+    struct OnePlan {
+        size_t group;                   // query heads per KV head
+        size_t rows;                    // the same, padded to kOneRows
+        size_t n_runs;                  // of the longest head
+        size_t p_slots;                 // of a run
+        size_t n_tasks;                 // n_kv_heads * n_runs
+        size_t n_floats;                // of all arrays
+        float *p;                       // [n_kv_heads, n_runs, rows * p_slots]
+        float *out;                     // [n_kv_heads, n_runs, group * head_dim]
+        float *top;                     // [n_kv_heads, n_runs, rows]
+        float *total;                   // likewise
+        float *turned;                  // [n_kv_heads, n_runs, p_slots, head_dim], or null
+        std::atomic<size_t> *finished;  // [n_kv_heads]
+
+        size_t run(size_t head, size_t index) const { return head * n_runs + index; }
+    };
     static bool is_one_query(const AttentionArgs &args);
-    void attention_of_one(const AttentionArgs &args);
+    static OnePlan plan_one(const AttentionArgs &args, float *memory);
+    void attention_of_one(std::span<const AttentionArgs> all);
     void attend_run(const AttentionArgs &args, const OnePlan &plan, size_t head, size_t index);
     void join_runs(const AttentionArgs &args, const OnePlan &plan, size_t head);
     static bool fits_tiles(const AttentionArgs &args, size_t group);
@@ -96,7 +115,8 @@ class CpuBackend final : public Backend {
     Buffer<int32_t> tiled_pos_;                  // of those TileKv
     Buffer<float> attention_;                    // AttentionPlan::scratch, or an OnePlan's arrays
     Buffer<float> partial_;                      // AttentionPlan::partial
-    std::vector<std::atomic<size_t>> finished_;  // [n_kv_heads], runs of attention_of_one
+    std::vector<OnePlan> one_plans_;             // of attention_of_one, one per text
+    std::vector<std::atomic<size_t>> finished_;  // [texts * n_kv_heads], its runs
     Buffer<float> key_rows_;                     // [n_threads, 2, padded(head_dim)]
 };
 

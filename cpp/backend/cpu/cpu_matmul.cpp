@@ -36,9 +36,9 @@ Cut cut_batch(const Kernels &kernels, const Weight &w) {
     return {(w.rows + run - 1) / run, run, 0};
 }
 
-// A single token reads four quarters of the matrix side by side: four streams keep more of the
-// memory busy than one (two cores: 24 against 18 GB/s). Neighbouring tasks continue them. What four
-// does not divide is one more task.
+// A single token, or a few that are independent, reads four quarters of the matrix side by side:
+// four streams keep more of the memory busy than one (two cores: 24 against 18 GB/s). Neighbouring
+// tasks continue them. What four does not divide is one more task.
 Cut cut_single(const Weight &w) {
     const size_t row_bytes = std::max<size_t>(w.type->row_bytes(w.cols), 1);
     const size_t quarter = w.rows / 4;
@@ -46,8 +46,13 @@ Cut cut_single(const Weight &w) {
     return {(quarter + run - 1) / run + (w.rows % 4 != 0), run, quarter};
 }
 
-Cut cut(const Kernels &kernels, const Weight &w, size_t m) {
-    return m == 1 ? cut_single(w) : cut_batch(kernels, w);
+Cut cut(const Kernels &kernels, const Weight &w, bool batch) {
+    return batch ? cut_batch(kernels, w) : cut_single(w);
+}
+
+// Whether an input's rows are multiplied as a batch; else each as a token of its own.
+bool is_batch(const Input &input) {
+    return input.x.rows > 1 && !input.independent;
 }
 
 void choose_rows(const Cut &cut, const Weight &w, size_t index, MatmulTask &task) {
@@ -78,7 +83,7 @@ class Cutter {
     size_t used_ = 0;
 };
 
-QuantizedX take_x(Cutter &&cutter, size_t m, size_t cols, size_t *used) {
+QuantizedX take_x(Cutter &&cutter, size_t m, size_t cols, bool lanes, size_t *used) {
     QuantizedX xq;
     xq.cols = (cols + kColsPad - 1) / kColsPad * kColsPad;
     xq.q = cutter.take<int8_t>(m * xq.cols);
@@ -87,7 +92,7 @@ QuantizedX take_x(Cutter &&cutter, size_t m, size_t cols, size_t *used) {
     xq.sum32 = cutter.take<float>(m * xq.cols / 32);
     xq.start16 = cutter.take<int32_t>(m * xq.cols / 16);
     xq.start32 = cutter.take<int32_t>(m * xq.cols / 32);
-    xq.lane_start = cutter.take<int32_t>(xq.cols / 4);
+    xq.lane_start = cutter.take<int32_t>(lanes ? m * xq.cols / 4 : 0);
     *used = cutter.used();
     return xq;
 }
@@ -98,8 +103,8 @@ QuantizedX take_x(Cutter &&cutter, size_t m, size_t cols, size_t *used) {
 struct CpuBackend::Forms {
     bool floats = false, integers = false, tiles = false;
 
-    static BatchX of(const Kernels &kernels, const Weight &w, size_t m) {
-        if (m > 1) return kernels.batch_x[w.type->index];
+    static BatchX of(const Kernels &kernels, const Weight &w, bool batch) {
+        if (batch) return kernels.batch_x[w.type->index];
         return w.type->group == 0 ? kBatchFloats : kBatchIntegers;
     }
     void add(BatchX form) {
@@ -112,6 +117,8 @@ struct CpuBackend::Forms {
 // The forms of one input.
 struct CpuBackend::Prepared {
     Matrix<const float> x;
+    bool batch = true;
+    bool independent = false;
     QuantizedX xq = {};
     TileX xt = {};
 };
@@ -138,11 +145,14 @@ CpuBackend::Prepared CpuBackend::prepare(const Input &input, const Forms &forms)
     const bool kept = made && forms.floats;  // whole, not only on the way to another form
     float *rows = made ? reserve(rows_, (kept ? m : n_threads()) * cols) : nullptr;
     Prepared prepared;
+    prepared.batch = is_batch(input);
+    prepared.independent = input.independent;
+    const bool lanes = !prepared.batch;
     prepared.x = kept ? Matrix<const float>(rows, m, cols) : input.x;
     if (forms.integers) {
         size_t n_bytes = 0;
-        take_x(Cutter(nullptr), m, cols, &n_bytes);
-        prepared.xq = take_x(Cutter(reserve(quantized_, n_bytes)), m, cols, &n_bytes);
+        take_x(Cutter(nullptr), m, cols, lanes, &n_bytes);
+        prepared.xq = take_x(Cutter(reserve(quantized_, n_bytes)), m, cols, lanes, &n_bytes);
     }
     if (forms.tiles) prepared.xt = tiles_for(tiles_, m, cols);
     if (!kept && !forms.integers && !forms.tiles) return prepared;
@@ -155,7 +165,7 @@ CpuBackend::Prepared CpuBackend::prepare(const Input &input, const Forms &forms)
             }
             float *to = made ? rows + (kept ? t : worker) * cols : nullptr;
             const float *x = prepare_row(input, t, to);
-            if (forms.integers) kernels_.quantize_row(x, cols, prepared.xq, t, m == 1);
+            if (forms.integers) kernels_.quantize_row(x, cols, prepared.xq, t, lanes);
             if (forms.tiles) kernels_.tile_row(x, cols, prepared.xt, t);
         }
     });
@@ -173,7 +183,7 @@ TileX CpuBackend::tiles_for(Buffer<uint16_t> &memory, size_t m, size_t cols) {
 void CpuBackend::matmul(const Input &input, std::span<const Product> products) {
     Forms forms;
     for (const Product &product : products) {
-        forms.add(Forms::of(kernels_, *product.w, input.x.rows));
+        forms.add(Forms::of(kernels_, *product.w, is_batch(input)));
     }
     if (input.x.rows == 0 || products.empty()) return;
     multiply(prepare(input, forms), input.x.rows, products);
@@ -183,11 +193,13 @@ void CpuBackend::multiply(const Prepared &prepared, size_t m, std::span<const Pr
     std::array<Cut, kMostProducts> cuts;
     size_t n_tasks = 0;
     for (size_t i = 0; i < products.size(); ++i) {
-        cuts.at(i) = cut(kernels_, *products[i].w, m);
+        cuts.at(i) = cut(kernels_, *products[i].w, prepared.batch);
         n_tasks += cuts[i].n_tasks;
     }
     std::byte *panels = reserve(panels_, n_threads() * kernels_.panel_bytes);
-    const auto &table = m == 1 ? kernels_.matvec : kernels_.matmul;
+    const auto &table = prepared.batch         ? kernels_.matmul
+                        : prepared.independent ? kernels_.few
+                                               : kernels_.matvec;
     pool_.run(n_tasks, [&](size_t index, size_t worker) {
         const Product *product = products.data();
         const Cut *own = cuts.data();
@@ -216,16 +228,19 @@ void CpuBackend::multiply(const Prepared &prepared, size_t m, std::span<const Pr
 // goes straight into the tiles that down reads. Else two products, one after the other.
 void CpuBackend::gated_ffn(const Input &input, const GatedFfn &ffn, const Product &down) {
     const size_t m = input.x.rows, hidden = ffn.gate->rows;
-    bool fits = m > 1;
+    const bool batch = is_batch(input);
+    bool fits = batch;
     for (const Weight *w : {ffn.gate, ffn.up, down.w}) {
-        fits &= Forms::of(kernels_, *w, m) == kBatchBfloat;
+        fits &= Forms::of(kernels_, *w, batch) == kBatchBfloat;
     }
     if (!fits) {
         const Matrix<float> gate(reserve(hidden_, 2 * m * hidden), m, hidden);
         const Matrix<float> up(gate.data + m * hidden, m, hidden);
         const Product products[] = {{ffn.gate, nullptr, gate}, {ffn.up, nullptr, up}};
         matmul(input, products);
-        matmul(Input::gated(gate, up, ffn.act), {&down, 1});
+        Input gated = Input::gated(gate, up, ffn.act);
+        gated.independent = input.independent;
+        matmul(gated, {&down, 1});
         return;
     }
     const Prepared prepared = prepare(input, {.tiles = true});

@@ -253,7 +253,8 @@ A2SF_INLINE void sum_64(const QuantizedX &xq, size_t t, size_t k, bool lanes) {
         xq.start32[(t * xq.cols + k) / 32 + i] = kStart * both;
     }
     if (!lanes) return;
-    for (size_t i = 0; i < 16; ++i) xq.lane_start[k / 4 + i] = kStart * fours[i];
+    int32_t *lane_start = xq.lane_start + (t * xq.cols + k) / 4;
+    for (size_t i = 0; i < 16; ++i) lane_start[i] = kStart * fours[i];
 }
 
 void quantize_row(const float *x, size_t n, const QuantizedX &xq, size_t t, bool lanes) {

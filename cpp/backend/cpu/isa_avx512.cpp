@@ -3,6 +3,8 @@
 //
 #include "backend/cpu/kernels.inl"
 //
+#include "backend/cpu/fused_formats.inl"
+//
 #include "backend/cpu/matvec_avx512.inl"
 
 namespace a2sf {

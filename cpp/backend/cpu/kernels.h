@@ -41,7 +41,7 @@ struct QuantizedX {
     float *sum32;         // [m, cols / 32]
     int32_t *start16;     // [m, cols / 16]
     int32_t *start32;     // [m, cols / 32]
-    int32_t *lane_start;  // [cols / 4], of token 0 only
+    int32_t *lane_start;  // [m, cols / 4]; only where matvec or few read it
 };
 
 // Activations of m tokens as bfloat16 tiles of 16 tokens by 32 columns, padded with zeros
@@ -60,7 +60,7 @@ struct MatmulTask {
     size_t row_bytes;
     size_t cols;  // a multiple of the format's block; of 32 when the format has groups
     size_t row_begin, row_end;
-    size_t between;  // matvec only: if not 0, also the rows 1, 2 and 3 times that many further on
+    size_t between;  // matvec, few: if not 0, also the rows 1, 2 and 3 times that many further on
     size_t m;
     const float *x;  // [m, cols], rows x_stride apart; read by plain formats only
     size_t x_stride;
@@ -88,8 +88,8 @@ enum KvFormat : int { kKvF32, kKvF16, kKvQ8_0 };
 constexpr size_t kKvBlock = 32;       // elements of a Q8_0 block
 constexpr size_t kKvBlockBytes = 34;  // half scale, 32 signed bytes
 
-// Stored keys that are turned as they are read: place[s] is a row of angles, n_rot / 2 cosines, then
-// as many sines. place null: none.
+// Stored keys that are turned as they are read: place[s] is a row of angles, n_rot / 2 cosines,
+// then as many sines. place null: none.
 struct TurnedKeys {
     const float *angles;
     size_t stride;  // of angles
@@ -142,11 +142,11 @@ struct OneQuery {
     size_t row_bytes;
     size_t n;
     const float *turned_k;  // [n, head_dim]: K instead of k, or null
-    size_t p_slots;  // padded(n) or more
-    float *p;        // out: exp(logit - top)
-    float *out;      // [group, head_dim]: sum of p * v
-    float *top;      // [group]: the highest logit
-    float *total;    // [group]: the sum of p
+    size_t p_slots;         // padded(n) or more
+    float *p;               // out: exp(logit - top)
+    float *out;             // [group, head_dim]: sum of p * v
+    float *top;             // [group]: the highest logit
+    float *total;           // [group]: the sum of p
 };
 
 // K and V of one KV head as bfloat16 tiles (tiles.inl).
@@ -206,8 +206,10 @@ struct Kernels {
     // Row t of xt from x [n], zeros where x is null. Null where no batch product reads tiles.
     void (*tile_row)(const float *x, size_t n, const TileX &xt, size_t t);
 
-    // By WeightType::index. matvec: m == 1. matmul: any m; a row's result is the same for every m.
+    // By WeightType::index. matvec: m == 1. few: a few tokens, each gets what matvec would give it.
+    // matmul: any m; a row's result is the same for every m.
     void (*matvec[kNFormats])(const MatmulTask &task);
+    void (*few[kNFormats])(const MatmulTask &task);
     void (*matmul[kNFormats])(const MatmulTask &task);
     BatchX batch_x[kNFormats];
     size_t panel_bytes;  // of a matmul's scratch

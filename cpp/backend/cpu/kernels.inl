@@ -28,6 +28,7 @@ constexpr Kernels make_table(const char *name) {
     size_t n = 0;
 #define A2SF_PRODUCTS(F_)         \
     table.matvec[n] = matvec<F_>; \
+    table.few[n] = few<F_>;       \
     table.matmul[n] = matmul<F_>; \
     table.batch_x[n++] = F_::kGroup == 0 ? kBatchFloats : kBatchIntegers;
     A2SF_WEIGHT_FORMATS(A2SF_PRODUCTS)

@@ -1,6 +1,7 @@
-// Products of weights and one token. Weights stay in their GGUF blocks; each row is unpacked to
-// small integers in L1 just before use. Included by kernels.inl, after float.inl; an instruction
-// set may replace a format's function by one that never leaves the registers.
+// Products of weights and one token, or a few that have nothing to do with each other: each of
+// these gets bit for bit what it would get alone. Weights stay in their GGUF blocks; each row is
+// unpacked to small integers in L1 just before use. Included by kernels.inl, after float.inl; an
+// instruction set may replace a format's function by one that never leaves the registers.
 //
 // Quantised: y[t, r] = sum over groups g of  w_scale[r, g] * x_scale[t, g] * dot(q_w, q_x)
 //                                          + w_offset[r, g] * x_sum[t, g]
@@ -81,10 +82,23 @@ A2SF_INLINE float quantized_row(const MatmulTask &task, const uint8_t *row) {
     return sum(total);
 }
 
-// y[r] from the sum of row r.
-A2SF_INLINE void finish_row(const MatmulTask &task, size_t r, float total) {
+// y[t, r] from the sum of row r.
+A2SF_INLINE void finish_row(const MatmulTask &task, size_t r, size_t t, float total) {
+    float *y = task.y + t * task.y_stride + r;
     if (task.bias != nullptr) total += task.bias[r];
-    task.y[r] = task.accumulate ? task.y[r] + total : total;
+    *y = task.accumulate ? *y + total : total;
+}
+
+// What token t reads.
+A2SF_INLINE QuantizedX token_x(QuantizedX xq, size_t t) {
+    xq.q += t * xq.cols;
+    xq.scale += t * (xq.cols / 32);
+    xq.sum16 += t * (xq.cols / 16);
+    xq.sum32 += t * (xq.cols / 32);
+    xq.start16 += t * (xq.cols / 16);
+    xq.start32 += t * (xq.cols / 32);
+    xq.lane_start += t * (xq.cols / 4);
+    return xq;
 }
 
 // kRows rows of a plain format, `between` rows apart from r on.
@@ -113,7 +127,7 @@ A2SF_INLINE void plain_rows(const MatmulTask &task, size_t r, size_t between) {
         }
         float total = sum(add(even[i], odd[i]));
         for (; tail < n; ++tail) total += F_::decode(row + tail * kBytes) * task.x[tail];
-        finish_row(task, r + i * between, total);
+        finish_row(task, r + i * between, 0, total);
     }
 }
 
@@ -130,8 +144,25 @@ void matvec(const MatmulTask &task) {
         } else {
             for (size_t i = 0; i < (between != 0 ? 4 : 1); ++i) {
                 const size_t row = r + i * between;
-                finish_row(task, row, quantized_row<F_>(task, task.w + row * task.row_bytes));
+                finish_row(task, row, 0, quantized_row<F_>(task, task.w + row * task.row_bytes));
             }
+        }
+    }
+}
+
+// Token by token, while a row is in the first-level cache.
+template <typename F_>
+void few(const MatmulTask &task) {
+    for (size_t r = task.row_begin; r < task.row_end; ++r) {
+        for (size_t t = 0; t < task.m; ++t) {
+            MatmulTask one = task;
+            one.row_begin = r;
+            one.row_end = r + 1;
+            one.m = 1;
+            one.x += t * task.x_stride;
+            if constexpr (F_::kGroup != 0) one.xq = token_x(task.xq, t);
+            one.y += t * task.y_stride;
+            matvec<F_>(one);
         }
     }
 }

@@ -1,0 +1,218 @@
+"""Several generations at once: one pass over the weights serves all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from ._core import Cache, Error, OptionError
+from ._ids import Ids, as_ids
+from ._options import GREEDY, Eviction, Sampling, native_generate
+from ._results import Generation, Token, generation_from
+
+if TYPE_CHECKING:
+    from ._engine import Engine
+
+
+class Batch:
+    """Generations that run together, made by `Engine.batch`.
+
+    Each has a session and a cache of its own; together they read the weights once per token, and
+    each gets bit for bit what `Engine.generate` would give it. Sequences join and leave at any
+    time. One thread at a time may use a batch and its sequences.
+    """
+
+    __slots__ = ("_engine", "_next_reader", "_running", "_size", "_workspace")
+
+    def __init__(self, engine: Engine, size: int) -> None:
+        self._engine = engine
+        self._size = size
+        self._workspace = engine._make_workspace(size)
+        self._running: list[BatchStream] = []
+        self._next_reader = 0
+
+    @property
+    def size(self) -> int:
+        """Most sequences that run at once."""
+        return self._size
+
+    @property
+    def n_running(self) -> int:
+        """Sequences that run now, those that still read their prompt included."""
+        return len(self._running)
+
+    def add(
+        self,
+        prompt: str | Ids,
+        *,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: str | Sequence[str] = (),
+        eviction: Eviction | None = None,
+    ) -> BatchStream:
+        """Let a sequence join.
+
+        Parameters
+        ----------
+        prompt, max_tokens, sampling, stop, eviction
+            As in `Engine.generate`.
+
+        Returns
+        -------
+        BatchStream
+
+        Raises
+        ------
+        OptionError, TypeError
+            As `Engine.generate`.
+        Error
+            `size` sequences run already.
+        """
+        options = native_generate(max_tokens, sampling, stop)
+        if isinstance(prompt, str):
+            prompt = self._engine.tokenize(prompt)
+        ids = as_ids(prompt, self._engine.info.n_vocab, what="prompt")
+        if len(ids) == 0:
+            raise OptionError("prompt: at least 1 token expected, found 0")
+        if len(self._running) >= self._size:
+            raise Error(f"batch: fewer than {self._size} sequences expected, found as many")
+        session = self._engine._native.session(
+            self._engine._session_options(eviction), self._workspace
+        )
+        stream = BatchStream(self, session, _core.Generator(session, options), ids)
+        self._running.append(stream)
+        return stream
+
+    def step(self) -> None:
+        """Go on: one chunk of one prompt, then one token of every sequence that has read its own.
+
+        A sequence that fails is over with `BatchStream.error`; the others go on.
+        """
+        self._read_one()
+        ready = [stream for stream in self._running if not stream._reading]
+        if not ready:
+            return
+        try:
+            items = _core.Generator.next_each([stream._live for stream in ready])
+        except Exception as error:
+            for stream in ready:
+                stream._fail(error)
+            return
+        for stream, item in zip(ready, items, strict=True):
+            stream._accept(item)
+
+    def _read_one(self) -> None:
+        """One chunk of one prompt, of each in turn."""
+        readers = [stream for stream in self._running if stream._reading]
+        if not readers:
+            return
+        self._next_reader += 1
+        stream = readers[self._next_reader % len(readers)]
+        try:
+            stream._reading = not stream._live.start_chunk(stream._ids)
+        except Exception as error:
+            stream._fail(error)
+
+    def _leave(self, stream: BatchStream) -> None:
+        if stream in self._running:
+            self._running.remove(stream)
+
+
+class BatchStream:
+    """One sequence of a `Batch`."""
+
+    __slots__ = (
+        "_batch",
+        "_error",
+        "_generator",
+        "_ids",
+        "_native",
+        "_pending",
+        "_reading",
+        "_ready",
+        "_result",
+    )
+
+    def __init__(
+        self,
+        batch: Batch,
+        native: _core.Session,
+        generator: _core.Generator,
+        ids: NDArray[np.int32],
+    ) -> None:
+        self._batch = batch
+        self._native = native
+        self._generator: _core.Generator | None = generator
+        self._ids = ids
+        self._reading = True
+        self._ready: list[Token] = []
+        self._pending: list[Token] = []  # generated, but some of their text is still open
+        self._result: Generation | None = None
+        self._error: Exception | None = None
+
+    @property
+    def _live(self) -> _core.Generator:
+        assert self._generator is not None
+        return self._generator
+
+    def take(self) -> list[Token]:
+        """Tokens since the last call."""
+        tokens, self._ready = self._ready, []
+        return tokens
+
+    @property
+    def result(self) -> Generation | None:
+        """The whole generation; None while it runs, and if it failed or was cancelled."""
+        return self._result
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended it, if it failed."""
+        return self._error
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self._ids)
+
+    @property
+    def cache(self) -> Cache:
+        """What its KV cache holds at the moment."""
+        return self._native.cache
+
+    def cancel(self) -> None:
+        """End it now. It gives no more tokens and has no result."""
+        self._end()
+
+    def _accept(self, item: tuple[int, str, float] | None) -> None:
+        """Take a token, or the end. A token waits while the text it began is not decided yet."""
+        generator = self._live
+        if item is not None:
+            token_id, text, logprob = item
+            self._pending.append(Token(id=token_id, text=text, logprob=logprob))
+            if not generator.holds_text:
+                self._release()
+            return
+        rest = generator.rest()
+        if self._pending:
+            last = self._pending[-1]
+            self._pending[-1] = Token(id=last.id, text=last.text + rest, logprob=last.logprob)
+        self._release()
+        self._result = generation_from(generator.result)
+        self._end()
+
+    def _release(self) -> None:
+        self._ready += self._pending
+        self._pending = []
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self._end()
+
+    def _end(self) -> None:
+        self._generator = None
+        self._batch._leave(self)

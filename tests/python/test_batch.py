@@ -1,0 +1,80 @@
+"""Several sequences at once: each gets what it would get alone."""
+
+from __future__ import annotations
+
+import a2sf
+import numpy as np
+import pytest
+
+PROMPTS = [list(range(50 + 7 * i, 120 + 31 * i)) for i in range(6)]
+EVICTION = a2sf.Eviction(policy="a2sf", budget=48)
+
+
+@pytest.fixture(scope="module")
+def engine() -> a2sf.Engine:
+    return a2sf.Engine(eviction=EVICTION, batch=64, progress=False)
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 4, 8])
+def test_a_batch_gives_each_what_it_would_get_alone(engine: a2sf.Engine, parallel: int) -> None:
+    together = engine.generate_batch(PROMPTS, max_tokens=24, parallel=parallel)
+    assert len(together) == len(PROMPTS)
+    for prompt, generation in zip(PROMPTS, together, strict=True):
+        alone = engine.generate(prompt, max_tokens=24)
+        assert generation.ids == alone.ids
+        assert generation.text == alone.text
+        assert generation.logprobs == alone.logprobs
+        assert generation.finish_reason == alone.finish_reason
+        assert generation.stats.n_prompt == alone.stats.n_prompt == len(prompt)
+        assert generation.stats.n_evicted == alone.stats.n_evicted
+
+
+def test_sampling_stop_and_policies_are_each_sequences_own(engine: a2sf.Engine) -> None:
+    sampling = a2sf.Sampling(temperature=1.0, seed=3)
+    batch = engine.batch(8)
+    streams = []
+    for i, policy in enumerate(("full", "h2o", "streaming", "a2sf")):
+        eviction = a2sf.Eviction(policy=policy)
+        streams.append(batch.add(PROMPTS[i], max_tokens=20, sampling=sampling, eviction=eviction))
+    while batch.n_running:
+        batch.step()
+    for i, policy in enumerate(("full", "h2o", "streaming", "a2sf")):
+        eviction = a2sf.Eviction(policy=policy)
+        alone = engine.generate(PROMPTS[i], max_tokens=20, sampling=sampling, eviction=eviction)
+        result = streams[i].result
+        assert result is not None
+        assert result.ids == alone.ids
+        assert "".join(token.text for token in streams[i].take()) == alone.text
+
+
+def test_sequences_join_leave_and_fail_without_the_others_noticing(engine: a2sf.Engine) -> None:
+    batch = engine.batch(2)
+    first = batch.add(PROMPTS[0], max_tokens=30)
+    for _ in range(5):
+        batch.step()
+    second = batch.add(PROMPTS[1], max_tokens=30)
+    with pytest.raises(a2sf.Error, match="fewer than 2 sequences expected"):
+        batch.add(PROMPTS[2])
+    for _ in range(4):
+        batch.step()
+    second.cancel()
+    assert batch.n_running == 1
+    assert second.result is None
+    # A prompt longer than the context fails when it is read, alone.
+    full = a2sf.Eviction(policy="full")
+    too_long = batch.add(np.full(engine.info.n_ctx + 1, 70), eviction=full)
+    while batch.n_running:
+        batch.step()
+    assert isinstance(too_long.error, a2sf.OptionError)
+    assert first.result is not None
+    assert first.result.ids == engine.generate(PROMPTS[0], max_tokens=30).ids
+
+
+def test_a_prompt_that_fails_fails_the_call(engine: a2sf.Engine) -> None:
+    with pytest.raises(a2sf.OptionError, match="at least 1 token expected"):
+        engine.generate_batch([PROMPTS[0], []])
+    with pytest.raises(a2sf.OptionError, match="1 to 1024 sequences expected"):
+        engine.generate_batch(PROMPTS, parallel=0)
+    with pytest.raises(TypeError, match="a sequence of prompts"):
+        engine.generate_batch("text")
+    assert engine.generate_batch([]) == []
