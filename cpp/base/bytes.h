@@ -43,7 +43,10 @@ class ByteWriter {
 class MemoryWriter final : public ByteWriter {
   public:
     void write(std::span<const std::byte> bytes) override {
-        bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+        if (bytes.empty()) return;
+        const size_t before = bytes_.size();
+        bytes_.resize(before + bytes.size());
+        std::memcpy(bytes_.data() + before, bytes.data(), bytes.size());
     }
     std::span<const std::byte> bytes() const { return bytes_; }
 

@@ -46,6 +46,10 @@ class Eviction:
         When a prompt's tokens are evicted: after each token (the paper's order), once per
         `Engine(batch=...)` tokens, or once at its end (the whole prompt must fit in memory).
         Preset "chunk".
+    positions : {"original", "compact"} or None
+        Where RoPE sees the tokens of a head: at their positions in the text, or one after the other
+        (StreamingLLM, arXiv 2309.17453, section 3.2), so that a text can be longer than what the
+        model was trained on. Preset "original".
 
     Raises
     ------
@@ -70,6 +74,7 @@ class Eviction:
     scope: Literal["head", "layer"] | None = None
     pooling: int | None = None
     prefill: Literal["token", "chunk", "full"] | None = None
+    positions: Literal["original", "compact"] | None = None
 
     def __post_init__(self) -> None:
         self._native()
@@ -88,6 +93,7 @@ class Eviction:
             scope=self.scope,
             pooling=self.pooling,
             prefill=self.prefill,
+            positions=self.positions,
         )
 
 

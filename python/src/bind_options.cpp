@@ -18,7 +18,8 @@ constexpr size_t kMaxBatch = 65536;
 
 EvictionOptions make_eviction(nb::handle policy, nb::handle budget, nb::handle forgetting_factor,
                               nb::handle sinks, nb::handle recent, nb::handle window,
-                              nb::handle scope, nb::handle pooling, nb::handle prefill) {
+                              nb::handle scope, nb::handle pooling, nb::handle prefill,
+                              nb::handle positions) {
     EvictionOptions options;
     options.policy = to_text(policy, "policy");
     options.budget = to_amount(budget, "budget");
@@ -31,6 +32,9 @@ EvictionOptions make_eviction(nb::handle policy, nb::handle budget, nb::handle f
     if (!scope.is_none()) options.scope = parse_scope(to_text(scope, "scope"));
     if (!pooling.is_none()) options.pooling = to_count(pooling, "pooling");
     if (!prefill.is_none()) options.prefill = parse_prompt_mode(to_text(prefill, "prefill"));
+    if (!positions.is_none()) {
+        options.positions = parse_positions(to_text(positions, "positions"));
+    }
     options.validate();
     return options;
 }
@@ -84,7 +88,7 @@ void bind_options(nb::module_ &m) {
         .def("__init__", make_with(&make_eviction), arg("policy").none(), arg("budget").none(),
              arg("forgetting_factor").none(), arg("sinks").none(), arg("recent").none(),
              arg("window").none(), arg("scope").none(), arg("pooling").none(),
-             arg("prefill").none());
+             arg("prefill").none(), arg("positions").none());
     nb::class_<SamplingOptions>(m, "SamplingOptions", "A validated a2sf.Sampling.")
         .def("__init__", make_with(&make_sampling), arg("temperature").none(), arg("top_k").none(),
              arg("top_p").none(), arg("min_p").none(), arg("repeat_penalty").none(),

@@ -177,6 +177,28 @@ def test_kept_positions(llama: Path, ids: list[int], policy: str, mode: Any, see
     check_scores(session, truth.scores)
 
 
+@pytest.mark.parametrize("mode", ["token", "chunk", "full"])
+@pytest.mark.parametrize("policy", [name for name in a2sf.policies() if name != "full"])
+def test_compact_positions(llama: Path, ids: list[int], policy: str, mode: Any) -> None:
+    """Every head's live tokens stand one after the other, whatever was evicted between them."""
+    n_prompt, budget = 80, 48
+    truth = oracle(llama).session(PRESETS[policy], budget, mode=mode, chunk=16, compact=True)
+    engine = a2sf.Engine(llama, kv_type="f32", batch=16)
+    session = engine.session(
+        eviction=a2sf.Eviction(policy=policy, budget=budget, prefill=mode, positions="compact")
+    )
+    for piece in [ids[:n_prompt], *([token] for token in ids[n_prompt:])]:
+        expected = truth.model.project(truth.feed(piece)[-1:])[0]
+        found = session.feed(piece)
+        assert truth.min_gap >= CLOSE_CALL, "too close to call in float32: take another case"
+        assert kept(session) == truth.kept
+        assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+    check_scores(session, truth.scores)
+    # Not what original positions give: the test can tell the two apart.
+    original = engine.session(eviction=a2sf.Eviction(policy=policy, budget=budget, prefill=mode))
+    assert np.abs(original.feed(ids) - found).max() > 1e-2 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("options", [{"scope": "layer"}, {"pooling": 7}, {"forgetting_factor": 0.0},
                                      {"forgetting_factor": 1.0}, {"sinks": 0, "recent": 0},
                                      {"sinks": 9, "recent": "50%"}], ids=str)  # fmt: skip

@@ -8,6 +8,7 @@ in any order, which attention cannot tell.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from .policies import Policy, keep_mask, query_weights
 
 Array = NDArray[Any]
+Turn = Callable[[Array, int], Array]  # [heads, n, head_dim] at positions from the given one on
 QUERY_BLOCK = 256  # queries per attention tile, to bound memory
 
 
@@ -25,7 +27,8 @@ class LayerCache:
     Attributes
     ----------
     k, v : float [n_kv_heads, capacity, head_dim]
-        Keys after RoPE at their original position; values. Rows >= live are unused.
+        Keys after RoPE at their original position (before it if `process` gets a `turn`);
+        values. Rows >= live are unused.
     pos : int64 [n_kv_heads, capacity]
     scores : float [n_memories, n_kv_heads, capacity]
     live : int
@@ -61,7 +64,9 @@ class LayerCache:
         self.n_evicted = 0
         self.min_gap = math.inf
 
-    def process(self, q: Array, k: Array, v: Array, scale: float, *, evict: bool) -> Array:
+    def process(
+        self, q: Array, k: Array, v: Array, scale: float, *, evict: bool, turn: Turn | None = None
+    ) -> Array:
         """Section 2 for a chunk of m queries: append, attend, score, evict.
 
         Parameters
@@ -72,13 +77,21 @@ class LayerCache:
             Factor on q.k before the softmax.
         evict : bool
             False while a "full" prompt is still arriving.
+        turn
+            Compact positions: q and k come before RoPE, and each head's live tokens, the new ones
+            last, are rotated as if they stood at places 0, 1, ... (StreamingLLM, arXiv 2309.17453,
+            section 3.2). Keys are stored as they came.
 
         Returns
         -------
         float [m, n_heads * head_dim]
         """
         self._append(k, v)
-        out = self._attend(q, scale)
+        if turn is None:
+            out = self._attend(q, self.k[:, : self.live], scale)
+        else:
+            first = self.live - q.shape[1]
+            out = self._attend(turn(q, first), turn(self.k[:, : self.live], 0), scale)
         if evict:
             self.evict()
         return out
@@ -99,12 +112,12 @@ class LayerCache:
         self.live += m
         self.n_seen += m
 
-    def _attend(self, q: Array, scale: float) -> Array:
+    def _attend(self, q: Array, k: Array, scale: float) -> Array:
         """Attention of the newest m tokens over the live slots; updates the scores."""
         n_heads, m, head_dim = q.shape
         n_kv_heads = self.k.shape[0]
         group = n_heads // n_kv_heads
-        k, v = self.k[:, : self.live], self.v[:, : self.live]
+        v = self.v[:, : self.live]
         out = np.empty((n_kv_heads, group, m, v.shape[2]), q.dtype)
         decay, weights = query_weights(self.policy, m)
         seen = np.zeros_like(self.scores[:, :, : self.live])

@@ -97,9 +97,10 @@ class Model:
         *,
         mode: Mode | None = None,
         chunk: int = DEFAULT_CHUNK,
+        compact: bool = False,
     ) -> Session:
         """An empty cache to feed tokens to."""
-        return Session(self, policy, budget, mode=mode, chunk=chunk)
+        return Session(self, policy, budget, mode=mode, chunk=chunk, compact=compact)
 
     def run(
         self,
@@ -197,8 +198,11 @@ class Model:
         out[..., second] = x[..., first] * sin + x[..., second] * cos
         return np.asarray(out)
 
-    def qkv(self, x: Array, layer: int, first_pos: int) -> tuple[Array, Array, Array]:
-        """Queries, keys and values of a chunk, head first: [heads, m, head_dim]."""
+    def qkv(self, x: Array, layer: int, first_pos: int | None) -> tuple[Array, Array, Array]:
+        """Queries, keys and values of a chunk, head first: [heads, m, head_dim].
+
+        Without a position q and k are not rotated.
+        """
         c, blk = self.config, f"blk.{layer}."
         if f"{blk}attn_qkv.weight" in self.weights:  # phi3: q, k and v stacked in one matrix
             stacked = self.linear(x, f"{blk}attn_qkv")
@@ -209,7 +213,8 @@ class Model:
         q = self.norm(q.reshape(-1, c.n_heads, c.head_dim), f"{blk}attn_q_norm")
         k = self.norm(k.reshape(-1, c.n_kv_heads, c.head_dim), f"{blk}attn_k_norm")
         v = v.reshape(-1, c.n_kv_heads, c.value_dim)
-        q, k = self.rope(q, layer, first_pos), self.rope(k, layer, first_pos)
+        if first_pos is not None:
+            q, k = self.rope(q, layer, first_pos), self.rope(k, layer, first_pos)
         return q.transpose(1, 0, 2), k.transpose(1, 0, 2), v.transpose(1, 0, 2)
 
     def feed_forward(self, x: Array, layer: int) -> Array:
@@ -233,6 +238,8 @@ class Session:
         "token": attention walks the queries one by one and evicts after each. "chunk": evict
         once per chunk. "full": evict once, at the end of the prompt. After the prompt every
         step evicts.
+    compact
+        RoPE sees each head's live tokens at places 0, 1, ... instead of their positions.
     """
 
     def __init__(
@@ -243,8 +250,10 @@ class Session:
         *,
         mode: Mode | None = None,
         chunk: int = DEFAULT_CHUNK,
+        compact: bool = False,
     ) -> None:
         self.model = model
+        self.compact = compact
         self.policy = PRESETS["full"] if policy is None else policy
         validate(self.policy, budget)
         self.mode: Mode = self.policy.prefill if mode is None else mode
@@ -288,7 +297,8 @@ class Session:
         )
         for layer in range(c.n_layers):
             blk = f"blk.{layer}."
-            q, k, v = model.qkv(model.norm(x, f"{blk}attn_norm"), layer, self.n_tokens)
+            first_pos = None if self.compact else self.n_tokens
+            q, k, v = model.qkv(model.norm(x, f"{blk}attn_norm"), layer, first_pos)
             attended = model.linear(
                 self._attention(layer, q, k, v, end_of_prompt), f"{blk}attn_output"
             )
@@ -303,10 +313,23 @@ class Session:
         m = q.shape[1]
         width = 1 if self.mode == "token" and self.policy.kind != "none" else m
         evict = self.mode != "full" or end_of_prompt
+
+        def turn(heads: Array, first: int) -> Array:
+            return self.model.rope(heads.transpose(1, 0, 2), layer, first).transpose(1, 0, 2)
+
         rows = []
         for i in range(0, m, width):
             part = slice(i, i + width)
-            rows.append(cache.process(q[:, part], k[:, part], v[:, part], scale, evict=evict))
+            rows.append(
+                cache.process(
+                    q[:, part],
+                    k[:, part],
+                    v[:, part],
+                    scale,
+                    evict=evict,
+                    turn=turn if self.compact else None,
+                )
+            )
         return np.concatenate(rows)
 
     @property
