@@ -63,7 +63,7 @@ std::string preset_text(const Policy &policy) {
 bool any_eviction_option(const EvictionOptions &options) {
     return options.budget || options.forgetting_factor || options.sinks || options.recent ||
            options.window || options.scope || options.pooling || options.prefill ||
-           options.positions;
+           options.positions || !options.pinned.empty();
 }
 
 }  // namespace
@@ -118,6 +118,10 @@ OptionGroup cache_group(SharedArguments &shared) {
           "stand one after the other, for texts longer than the model's context",
           "original",
           [&eviction](std::string_view value) { eviction.positions = parse_positions(value); }},
+         {"--pinned", "", "RANGES",
+          "positions that always stay: N for the first N, FIRST-END for those from FIRST to before "
+          "END, several as 0-57,100-120",
+          "none", [&eviction](std::string_view value) { eviction.pinned = parse_ranges(value); }},
          {"--kv-type", "", "TYPE", "how K and V are stored: f32, f16, q8_0",
           name_of(shared.kv_type),
           [&shared](std::string_view value) { shared.kv_type = parse_kv_type(value); }}}};
@@ -214,6 +218,7 @@ std::string describe_cache(const EvictionConfig &config) {
     if (config.scope == Scope::Layer) text += ", scope layer";
     if (config.pooling > 1) text += str(", pooling ", config.pooling);
     if (config.compact()) text += ", positions compact";
+    if (!config.pinned.empty()) text += ", pinned " + to_text(config.pinned);
     return text + str(", prefill ", name_of(config.prefill));
 }
 
@@ -234,7 +239,7 @@ void write_eviction(JsonWriter &json, const EvictionConfig &config) {
     json.field("policy", config.policy != nullptr ? config.policy->name : "full");
     if (!config.evicts()) {
         for (const char *name : {"budget", "forgetting_factor", "sinks", "recent", "window",
-                                 "scope", "pooling", "prefill", "positions"}) {
+                                 "scope", "pooling", "prefill", "positions", "pinned"}) {
             json.key(name).null();
         }
         return;
@@ -248,6 +253,11 @@ void write_eviction(JsonWriter &json, const EvictionConfig &config) {
     json.field("pooling", config.pooling);
     json.field("prefill", name_of(config.prefill));
     json.field("positions", name_of(config.positions));
+    json.key("pinned").begin_array();
+    for (const PositionRange &range : config.pinned) {
+        json.begin_array().value(range.first).value(range.last).end_array();
+    }
+    json.end_array();
 }
 
 void write_session_options(JsonWriter &json, const Session &session) {

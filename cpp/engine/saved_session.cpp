@@ -124,6 +124,21 @@ void get_optional(ByteReader &in, const char *field, std::optional<T> &value) {
     }
 }
 
+void put_optional(ByteWriter &out, const std::vector<PositionRange> &ranges) {
+    out.put<uint64_t>(ranges.size());
+    out.put_all(std::span(ranges));
+}
+
+void get_optional(ByteReader &in, const char *field, std::vector<PositionRange> &ranges) {
+    const auto n = in.get<uint64_t>(field);
+    if (n > in.remaining() / sizeof(PositionRange)) {
+        in.fail(field, ": at most ", in.remaining() / sizeof(PositionRange),
+                " ranges expected, found ", n);
+    }
+    ranges.resize(static_cast<size_t>(n));
+    in.get_all(std::span(ranges), field);
+}
+
 // Every option by name, for writing and for reading.
 template <typename Options, typename Visit>
 void visit_options(Options &options, const Visit &visit) {
@@ -136,6 +151,7 @@ void visit_options(Options &options, const Visit &visit) {
     visit("pooling", options.pooling);
     visit("prefill", options.prefill);
     visit("positions", options.positions);
+    visit("pinned", options.pinned);
 }
 
 SessionOptions get_options(ByteReader &in) {

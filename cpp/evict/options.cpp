@@ -1,5 +1,6 @@
 #include "evict/options.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <sstream>
@@ -66,6 +67,7 @@ void check_unused(const EvictionOptions &options, const Policy &policy) {
         refuse(options.prefill.has_value(), "prefill", reason);
         refuse(options.positions.has_value(), "positions", reason);
         refuse(options.pooling.has_value(), "pooling", reason);
+        refuse(!options.pinned.empty(), "pinned", reason);
     }
     const char *unscored = "which accumulates no attention score";
     refuse(options.forgetting_factor && policy.n_lanes() == 0, "forgetting_factor", unscored);
@@ -91,12 +93,29 @@ size_t floor_share(double share, size_t n) {
     return static_cast<size_t>(share * static_cast<double>(n) + 1e-9);
 }
 
-void check_protection(const EvictionConfig &config) {
-    if (config.n_sinks + config.n_recent <= config.budget) return;
-    throw OptionError(str("budget: at least ", config.n_sinks + config.n_recent, " tokens (",
-                          config.n_sinks, " sinks + ", config.n_recent,
-                          " recent) expected for policy ", config.policy->name, ", found ",
-                          config.budget));
+// Pinned positions that begin among the sinks become sinks, so that the others alone cost a search.
+void extend_sinks(EvictionConfig &config) {
+    for (const PositionRange &range : config.pinned) {
+        if (range.first <= config.n_sinks) config.n_sinks = std::max(config.n_sinks, range.last);
+    }
+}
+
+size_t n_pinned_behind_sinks(const EvictionConfig &config) {
+    size_t n = 0;
+    for (const PositionRange &range : config.pinned) {
+        if (range.first > config.n_sinks) n += range.last - range.first;
+    }
+    return n;
+}
+
+void check_protection(const EvictionConfig &config, size_t n_sinks_asked) {
+    const size_t n_pinned = config.n_sinks - n_sinks_asked + n_pinned_behind_sinks(config);
+    const size_t n_protected = n_sinks_asked + n_pinned + config.n_recent;
+    if (n_protected <= config.budget) return;
+    const std::string pinned = n_pinned > 0 ? str(" + ", n_pinned, " pinned") : "";
+    throw OptionError(str("budget: at least ", n_protected, " tokens (", n_sinks_asked, " sinks",
+                          pinned, " + ", config.n_recent, " recent) expected for policy ",
+                          config.policy->name, ", found ", config.budget));
 }
 
 }  // namespace
@@ -125,6 +144,7 @@ void EvictionOptions::validate() const {
     check_tokens(sinks, "sinks");
     check_tokens(window, "window");
     check_tokens(pooling, "pooling");
+    ordered_ranges(pinned);
     if (forgetting_factor) check_factor(*forgetting_factor);
     if (budget && (budget->tokens == size_t{0} || budget->share == 0.0)) {
         throw OptionError("budget: at least 1 token expected, found 0");
@@ -158,8 +178,59 @@ EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt) {
     config.pooling = options.pooling.value_or(preset.pooling);
     config.prefill = options.prefill.value_or(preset.prefill);
     config.positions = options.positions.value_or(Positions::Original);
-    check_protection(config);
+    config.pinned = ordered_ranges(options.pinned);
+    const size_t n_sinks_asked = config.n_sinks;
+    extend_sinks(config);
+    check_protection(config, n_sinks_asked);
     return config;
+}
+
+std::vector<PositionRange> ordered_ranges(std::vector<PositionRange> ranges) {
+    for (const PositionRange &range : ranges) {
+        if (range.first > range.last || range.last > kMostTokens) {
+            throw OptionError(str("pinned: ranges that begin before they end, at ", kMostTokens,
+                                  " at most, expected, found ", range.first, "-", range.last));
+        }
+    }
+    std::erase_if(ranges, [](const PositionRange &range) { return range.first == range.last; });
+    std::sort(ranges.begin(), ranges.end(),
+              [](const PositionRange &a, const PositionRange &b) { return a.first < b.first; });
+    std::vector<PositionRange> joined;
+    for (const PositionRange &range : ranges) {
+        if (!joined.empty() && range.first <= joined.back().last) {
+            joined.back().last = std::max(joined.back().last, range.last);
+        } else {
+            joined.push_back(range);
+        }
+    }
+    return joined;
+}
+
+std::vector<PositionRange> parse_ranges(std::string_view text) {
+    const char *expected = "the first N positions (57) or ranges without their ends (0-57,100-120)";
+    std::vector<PositionRange> ranges;
+    for (bool more = true; more;) {
+        const size_t comma = std::min(text.find(','), text.size());
+        const std::string_view part = text.substr(0, comma);
+        const size_t dash = part.find('-');
+        PositionRange range;
+        if (dash != part.npos) {
+            range.first = parse_number<size_t>(part.substr(0, dash), "pinned", expected);
+        }
+        range.last = parse_number<size_t>(part.substr(dash + 1), "pinned", expected);
+        ranges.push_back(range);
+        more = comma < text.size();
+        if (more) text.remove_prefix(comma + 1);
+    }
+    return ordered_ranges(std::move(ranges));
+}
+
+std::string to_text(const std::vector<PositionRange> &ranges) {
+    std::string text;
+    for (const PositionRange &range : ranges) {
+        text += str(text.empty() ? "" : ",", range.first, "-", range.last);
+    }
+    return text;
 }
 
 const char *name_of(PromptMode mode) {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace a2sf {
 
@@ -35,6 +36,13 @@ struct Amount {
     std::string to_string() const;
 };
 
+// Positions of the text, [first, last).
+struct PositionRange {
+    size_t first = 0;
+    size_t last = 0;
+    bool operator==(const PositionRange &) const = default;
+};
+
 constexpr size_t kDefaultBudget = 1024;
 
 // Unset members take the policy's preset.
@@ -49,6 +57,7 @@ struct EvictionOptions {
     std::optional<size_t> pooling;
     std::optional<PromptMode> prefill;
     std::optional<Positions> positions;
+    std::vector<PositionRange> pinned;  // never evicted; any order, may overlap
 
     // Throws OptionError if no prompt could make these valid: unknown names, numbers out of range,
     // options that the policy would ignore, protections larger than a fixed budget.
@@ -60,8 +69,8 @@ struct EvictionOptions {
 // The same for one session: every number decided.
 struct EvictionConfig {
     const Policy *policy = nullptr;
-    size_t budget = 0;  // live slots per head after a step; 0 = no limit (policy full)
-    size_t n_sinks = 0;
+    size_t budget = 0;   // live slots per head after a step; 0 = no limit (policy full)
+    size_t n_sinks = 0;  // a range of pinned positions that begins among them counts as sinks
     size_t n_recent = 0;
     size_t window = 0;  // queries in a box window; 0 = none
     float forgetting_factor = 1.0f;
@@ -70,14 +79,25 @@ struct EvictionConfig {
     size_t pooling = 1;
     PromptMode prefill = PromptMode::Chunk;
     Positions positions = Positions::Original;
+    std::vector<PositionRange> pinned;  // as ordered_ranges() gives them
 
     bool evicts() const { return budget != 0; }
     bool compact() const { return positions == Positions::Compact; }
+    bool pins_behind_sinks() const { return !pinned.empty() && pinned.back().last > n_sinks; }
 };
 
 // Decides every number for a prompt of n_prompt tokens (used when the budget is a share).
 // Throws OptionError as validate() does, and when the protections exceed the budget.
 EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt);
+
+// Sorted, those that touch joined, empty ones dropped. Throws OptionError for a range that ends
+// before it begins, or behind the last position there can be.
+std::vector<PositionRange> ordered_ranges(std::vector<PositionRange> ranges);
+
+// "57" for the first 57 positions, "100-120" for 100 to 119, several with commas. to_text() is the
+// second form, whatever was parsed.
+std::vector<PositionRange> parse_ranges(std::string_view text);
+std::string to_text(const std::vector<PositionRange> &ranges);
 
 const char *name_of(PromptMode mode);
 const char *name_of(Scope scope);

@@ -27,6 +27,19 @@ uint64_t key_of(float rank, size_t index) {
     return high << 32 | index;
 }
 
+// visit(i) for every token that nothing protects, oldest first.
+template <typename Visit>
+void each_candidate(const EvictionConfig &config, std::span<const int32_t> pos,
+                    const Visit &visit) {
+    const Unprotected range = unprotected(config, pos);
+    size_t i = range.first;
+    for (const PositionRange &pinned : config.pinned) {
+        for (; i < range.last && static_cast<size_t>(pos[i]) < pinned.first; ++i) visit(i);
+        while (i < range.last && static_cast<size_t>(pos[i]) < pinned.last) ++i;
+    }
+    for (; i < range.last; ++i) visit(i);
+}
+
 }  // namespace
 
 void pool_maximum(size_t pooling, std::span<const int32_t> pos, const float *from, float *to) {
@@ -62,25 +75,29 @@ Unprotected unprotected(const EvictionConfig &config, std::span<const int32_t> p
     return {first, std::max(first, static_cast<size_t>(recent_begin - pos.begin()))};
 }
 
-void select_victims(std::span<const float> rank, Unprotected range, std::span<uint32_t> victims,
+void select_victims(const EvictionConfig &config, std::span<const int32_t> pos,
+                    std::span<const float> rank, std::span<uint32_t> victims,
                     std::span<uint64_t> scratch) {
     if (victims.size() == 1) {
         // A single step: a plain minimum, the first of equals.
-        size_t lowest = range.first;
-        for (size_t i = range.first + 1; i < range.last; ++i) {
-            if (key_of(rank[i], i) < key_of(rank[lowest], lowest)) lowest = i;
-        }
+        size_t lowest = pos.size();
+        each_candidate(config, pos, [&](size_t i) {
+            if (lowest == pos.size() || key_of(rank[i], i) < key_of(rank[lowest], lowest)) {
+                lowest = i;
+            }
+        });
         victims[0] = static_cast<uint32_t>(lowest);
         return;
     }
-    const size_t n = range.last - range.first;
-    for (size_t i = 0; i < n; ++i) scratch[i] = key_of(rank[range.first + i], range.first + i);
+    size_t n = 0;
+    each_candidate(config, pos, [&](size_t i) { scratch[n++] = key_of(rank[i], i); });
     const auto highest = scratch.begin() + static_cast<std::ptrdiff_t>(victims.size() - 1);
     std::nth_element(scratch.begin(), highest, scratch.begin() + static_cast<std::ptrdiff_t>(n));
+    const uint64_t bound = *highest;
     size_t found = 0;
-    for (size_t i = range.first; i < range.last && found < victims.size(); ++i) {
-        if (key_of(rank[i], i) <= *highest) victims[found++] = static_cast<uint32_t>(i);
-    }
+    each_candidate(config, pos, [&](size_t i) {
+        if (key_of(rank[i], i) <= bound) victims[found++] = static_cast<uint32_t>(i);
+    });
 }
 
 }  // namespace a2sf

@@ -21,15 +21,18 @@ void spread_ranks(const EvictionConfig &config, const Policy &policy,
                   std::span<const HeadView> heads, Matrix<float> rank, std::span<float> scratch);
 
 // The tokens that neither sinks nor recent protect: indices [first, last) of an age-ordered list.
+// Pinned ones may be among them.
 struct Unprotected {
     size_t first;
     size_t last;
 };
 Unprotected unprotected(const EvictionConfig &config, std::span<const int32_t> pos);
 
-// Picks the n lowest of rank[first, last), ties to the older, NaN lowest of all. Writes their
-// indices in ascending order. victims [n]; scratch [>= last - first]. n <= last - first.
-void select_victims(std::span<const float> rank, Unprotected range, std::span<uint32_t> victims,
+// Picks the n lowest ranks of tokens that nothing protects, ties to the older, NaN lowest of all.
+// Protected tokens are never looked at, so no rank can displace one. Writes indices in ascending
+// order. pos [live] ascending; rank [live]; victims [n], n <= the unprotected; scratch [live].
+void select_victims(const EvictionConfig &config, std::span<const int32_t> pos,
+                    std::span<const float> rank, std::span<uint32_t> victims,
                     std::span<uint64_t> scratch);
 
 }  // namespace a2sf

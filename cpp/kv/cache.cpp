@@ -212,7 +212,7 @@ void Cache::evict(size_t layer) {
         if (n_live <= config_.budget) return;
         const std::span<uint32_t> victims(victims_.data() + head * capacity_,
                                           n_live - config_.budget);
-        select_victims({rank.row(head), n_live}, unprotected(config_, views_[head].pos), victims,
+        select_victims(config_, views_[head].pos, {rank.row(head), n_live}, victims,
                        {keys_.data() + head * capacity_, capacity_});
         remove(layer, head, victims);
     });
@@ -223,7 +223,8 @@ void Cache::evict(size_t layer) {
 bool Cache::evict_one_each(size_t layer) {
     const size_t n_heads = shape_.n_kv_heads;
     const Ranking ranking = config_.policy->ranking();
-    if (ranking == Ranking::Own || config_.pooling > 1 || config_.scope == Scope::Layer) {
+    if (ranking == Ranking::Own || config_.pooling > 1 || config_.scope == Scope::Layer ||
+        config_.pins_behind_sinks()) {
         return false;
     }
     int32_t newest = 0;

@@ -9,6 +9,8 @@ from typing import Literal
 from . import _core
 
 KvType = Literal["f32", "f16", "q8_0"]
+Positions = int | range | tuple[int, int]
+Pinned = Positions | Sequence[Positions] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,9 @@ class Eviction:
         Where RoPE sees the tokens of a head: at their positions in the text, or one after the other
         (StreamingLLM, arXiv 2309.17453, section 3.2), so that a text can be longer than what the
         model was trained on. Preset "original".
+    pinned : int, range, pair (first, end) of int, list or tuple of such, or None
+        Positions of the text that are never evicted, whatever the policy: the first n, or those
+        from first to before end. They count in the budget. Kept as ordered pairs.
 
     Raises
     ------
@@ -75,9 +80,11 @@ class Eviction:
     pooling: int | None = None
     prefill: Literal["token", "chunk", "full"] | None = None
     positions: Literal["original", "compact"] | None = None
+    pinned: Pinned = None
 
     def __post_init__(self) -> None:
-        self._native()
+        ranges = tuple(self._native().pinned)
+        object.__setattr__(self, "pinned", ranges or None)
         if self.budget is None and _core.policy_evicts(self.policy):
             object.__setattr__(self, "budget", _core.DEFAULT_BUDGET)
             self._native()
@@ -94,6 +101,7 @@ class Eviction:
             pooling=self.pooling,
             prefill=self.prefill,
             positions=self.positions,
+            pinned=self.pinned,
         )
 
 

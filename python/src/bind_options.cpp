@@ -1,9 +1,11 @@
 // Options: Python's keyword arguments become the library's structures, which validate themselves.
 // The rules live there and nowhere else.
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings.h"
@@ -19,7 +21,7 @@ constexpr size_t kMaxBatch = 65536;
 EvictionOptions make_eviction(nb::handle policy, nb::handle budget, nb::handle forgetting_factor,
                               nb::handle sinks, nb::handle recent, nb::handle window,
                               nb::handle scope, nb::handle pooling, nb::handle prefill,
-                              nb::handle positions) {
+                              nb::handle positions, nb::handle pinned) {
     EvictionOptions options;
     options.policy = to_text(policy, "policy");
     options.budget = to_amount(budget, "budget");
@@ -35,8 +37,16 @@ EvictionOptions make_eviction(nb::handle policy, nb::handle budget, nb::handle f
     if (!positions.is_none()) {
         options.positions = parse_positions(to_text(positions, "positions"));
     }
+    options.pinned = to_ranges(pinned, "pinned");
     options.validate();
     return options;
+}
+
+// As (first, end).
+std::vector<std::pair<size_t, size_t>> pinned_pairs(const EvictionOptions &options) {
+    std::vector<std::pair<size_t, size_t>> pairs;
+    for (const PositionRange &range : options.pinned) pairs.emplace_back(range.first, range.last);
+    return pairs;
 }
 
 SamplingOptions make_sampling(nb::handle temperature, nb::handle top_k, nb::handle top_p,
@@ -88,7 +98,8 @@ void bind_options(nb::module_ &m) {
         .def("__init__", make_with(&make_eviction), arg("policy").none(), arg("budget").none(),
              arg("forgetting_factor").none(), arg("sinks").none(), arg("recent").none(),
              arg("window").none(), arg("scope").none(), arg("pooling").none(),
-             arg("prefill").none(), arg("positions").none());
+             arg("prefill").none(), arg("positions").none(), arg("pinned") = nb::none())
+        .def_prop_ro("pinned", &pinned_pairs);
     nb::class_<SamplingOptions>(m, "SamplingOptions", "A validated a2sf.Sampling.")
         .def("__init__", make_with(&make_sampling), arg("temperature").none(), arg("top_k").none(),
              arg("top_p").none(), arg("min_p").none(), arg("repeat_penalty").none(),

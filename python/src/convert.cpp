@@ -24,6 +24,27 @@ std::string quoted(nb::handle value) {
     return nb::cast<std::string>(nb::repr(value));
 }
 
+constexpr const char *kRanges = "positions as n, range, (first, end) or a sequence of such";
+
+bool is_whole(nb::handle value) {
+    return !PyBool_Check(value.ptr()) && PyIndex_Check(value.ptr());
+}
+
+bool is_pair(nb::handle value) {
+    return (nb::isinstance<nb::tuple>(value) || nb::isinstance<nb::list>(value)) &&
+           nb::len(value) == 2 && is_whole(value[0]) && is_whole(value[1]);
+}
+
+PositionRange to_range(nb::handle value, const char *what) {
+    if (is_whole(value)) return {0, to_count(value, what)};
+    if (is_pair(value)) return {to_count(value[0], what), to_count(value[1], what)};
+    if (!PyRange_Check(value.ptr())) wrong_type(value, what, kRanges);
+    if (to_count(value.attr("step"), what) != 1) {
+        throw OptionError(str(what, ": a range of step 1 expected, found ", quoted(value)));
+    }
+    return {to_count(value.attr("start"), what), to_count(value.attr("stop"), what)};
+}
+
 }  // namespace
 
 nb::str to_str(std::string_view text) {
@@ -85,6 +106,20 @@ std::optional<Amount> to_amount(nb::handle value, const char *what) {
         wrong_type(value, what, "a number of tokens, a share or a text such as \"20%\"");
     }
     return Amount::of_tokens(to_count(value, what));
+}
+
+std::vector<PositionRange> to_ranges(nb::handle value, const char *what) {
+    std::vector<PositionRange> ranges;
+    const bool one = is_whole(value) || is_pair(value) || PyRange_Check(value.ptr());
+    if (value.is_none()) return ranges;
+    if (one) {
+        ranges.push_back(to_range(value, what));
+    } else if (nb::isinstance<nb::tuple>(value) || nb::isinstance<nb::list>(value)) {
+        for (nb::handle item : value) ranges.push_back(to_range(item, what));
+    } else {
+        wrong_type(value, what, kRanges);
+    }
+    return ordered_ranges(std::move(ranges));
 }
 
 std::string to_text(nb::handle value, const char *what) {

@@ -58,4 +58,8 @@ std::optional<Amount> to_amount(nb::handle value, const char *what);
 
 std::string to_text(nb::handle value, const char *what);
 
+// Positions: None for none, n for the first n, a range of step 1, a pair (first, end), or a
+// sequence of such. Ordered as ordered_ranges() does.
+std::vector<PositionRange> to_ranges(nb::handle value, const char *what);
+
 }  // namespace a2sf::python

@@ -30,6 +30,7 @@ SessionOptions with(const Policy &policy, KvType kv_type) {
     options.eviction.policy = policy.name;
     if (policy.evicts()) options.eviction.budget = Amount::of_tokens(48);
     if (policy.evicts()) options.eviction.prefill = PromptMode::Chunk;
+    if (policy.evicts()) options.eviction.pinned = {{0, 3}, {10, 14}};
     return options;
 }
 

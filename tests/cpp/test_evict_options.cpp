@@ -88,6 +88,35 @@ TEST_CASE("an option that the policy would ignore is refused") {
     CHECK(refusal({.policy = "h2o", .forgetting_factor = 0.5}) == "accepted");
 }
 
+TEST_CASE("pinned ranges are ordered, joined and counted in the budget") {
+    using Ranges = std::vector<PositionRange>;
+    CHECK(parse_ranges("57") == Ranges{{0, 57}});
+    CHECK(parse_ranges("100-120,0-57") == Ranges{{0, 57}, {100, 120}});
+    CHECK(parse_ranges("10-20,15-30,30-31,7-7") == Ranges{{10, 31}});
+    CHECK(to_text(parse_ranges("9,100-120")) == "0-9,100-120");
+    for (const char *wrong : {"", "-", "1-", "-1", "3-2", "1,", ",1", "1--2", "a-b", "1-2-3",
+                              "0-2147483648", "99999999999999999999"}) {
+        CAPTURE(wrong);
+        CHECK_THROWS_AS(parse_ranges(wrong), OptionError);
+    }
+    EvictionOptions options{.policy = "a2sf", .budget = Amount::of_tokens(40)};
+    options.pinned = {{100, 110}, {2, 20}};
+    const EvictionConfig config = resolve(options, 0);
+    CHECK(config.n_sinks == 20);
+    CHECK(config.pinned == Ranges{{2, 20}, {100, 110}});
+    CHECK(config.pins_behind_sinks());
+    options.pinned = {{0, 31}};
+    CHECK(contains(refusal(options), "at least 41 tokens (4 sinks + 27 pinned + 10 recent)"));
+    options.pinned = {{0, 30}};
+    CHECK(refusal(options) == "accepted");
+    CHECK(!resolve(options, 0).pins_behind_sinks());
+    options.pinned = {{7, 3}};
+    CHECK(contains(refusal(options), "found 7-3"));
+    options = {.policy = "full"};
+    options.pinned = {{0, 3}};
+    CHECK(contains(refusal(options), "pinned: no such option"));
+}
+
 TEST_CASE("numbers beyond any position are refused, not wrapped") {
     const size_t huge = (size_t{1} << 32) + 1;
     CHECK(contains(refusal({.policy = "a2sf", .pooling = huge}), "pooling: at most"));

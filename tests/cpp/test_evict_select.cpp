@@ -14,10 +14,18 @@ using namespace a2sf;
 
 namespace {
 
-std::vector<uint32_t> victims_of(const std::vector<float> &rank, Unprotected range, size_t n) {
+// Token i is at position i; those before range.first are sinks, those from range.last on recent.
+std::vector<uint32_t> victims_of(const std::vector<float> &rank, Unprotected range, size_t n,
+                                 std::vector<PositionRange> pinned = {}) {
+    EvictionConfig config;
+    config.n_sinks = range.first;
+    config.n_recent = rank.size() - range.last;
+    config.pinned = ordered_ranges(std::move(pinned));
+    std::vector<int32_t> pos(rank.size());
+    std::iota(pos.begin(), pos.end(), 0);
     std::vector<uint32_t> victims(n);
     std::vector<uint64_t> scratch(rank.size());
-    select_victims(rank, range, victims, scratch);
+    select_victims(config, pos, rank, victims, scratch);
     return victims;
 }
 
@@ -50,6 +58,38 @@ TEST_CASE("a rank that is not a number goes first") {
     CHECK(victims_of({1, nan, 0, 2}, {0, 4}, 1) == std::vector<uint32_t>{1});
     CHECK(victims_of({1, nan, 0, nan}, {0, 4}, 2) == std::vector<uint32_t>{1, 3});
     CHECK(victims_of({1, nan, 0, nan}, {0, 4}, 3) == std::vector<uint32_t>{1, 2, 3});
+}
+
+TEST_CASE("no rank displaces a pinned token") {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const float most = std::numeric_limits<float>::infinity();
+    CHECK(victims_of({nan, most, nan, most}, {0, 4}, 2, {{0, 1}, {2, 3}}) ==
+          std::vector<uint32_t>{1, 3});
+    CHECK(victims_of({-most, nan, most, 5}, {0, 4}, 1, {{0, 2}}) == std::vector<uint32_t>{3});
+    std::mt19937 random(2);
+    for (int round = 0; round < 300; ++round) {
+        const size_t live = 1 + random() % 60;
+        std::vector<float> rank(live);
+        std::vector<PositionRange> pinned;
+        for (float &r : rank) r = static_cast<float>(random() % 5);
+        for (size_t n = random() % 4; n-- > 0;) {
+            const size_t first = random() % 70;
+            pinned.push_back({first, first + random() % 9});
+        }
+        std::vector<uint32_t> expected;
+        for (uint32_t i = 0; i < live; ++i) {
+            const bool free = std::none_of(pinned.begin(), pinned.end(), [&](PositionRange range) {
+                return i >= range.first && i < range.last;
+            });
+            if (free) expected.push_back(i);
+        }
+        if (expected.empty()) continue;
+        std::stable_sort(expected.begin(), expected.end(),
+                         [&](uint32_t a, uint32_t b) { return rank[a] < rank[b]; });
+        expected.resize(1 + random() % expected.size());
+        std::sort(expected.begin(), expected.end());
+        CHECK(victims_of(rank, {0, live}, expected.size(), pinned) == expected);
+    }
 }
 
 TEST_CASE("sinks are the first positions, recent ones the newest") {

@@ -105,6 +105,11 @@ struct Fixture {
                 const int32_t oldest_recent =
                     std::max<int32_t>(0, n_tokens - static_cast<int32_t>(config.n_recent));
                 for (int32_t p = oldest_recent; p < n_tokens; ++p) REQUIRE(held.count(p) == 1);
+                for (const PositionRange &range : config.pinned) {
+                    for (size_t p = range.first; p < range.last && p < size_t(n_tokens); ++p) {
+                        REQUIRE(held.count(static_cast<int32_t>(p)) == 1);
+                    }
+                }
                 if (config.scope == Scope::Layer) REQUIRE(pos == cache.positions(layer, 0));
             }
         }
@@ -116,10 +121,12 @@ struct Fixture {
 
 TEST_CASE("every policy holds its budget and its protections over any schedule of chunks") {
     for (const Policy *policy : policies()) {
-        for (Scope scope : {Scope::Head, Scope::Layer}) {
-            if (!policy->evicts() && scope == Scope::Layer) continue;
+        for (int variant = 0; variant < 4; ++variant) {
+            const Scope scope = variant % 2 == 0 ? Scope::Head : Scope::Layer;
+            if (!policy->evicts() && variant > 0) continue;
             CAPTURE(policy->name);
             EvictionOptions options{.policy = policy->name};
+            if (variant >= 2) options.pinned = {{0, 4}, {9, 14}, {61, 63}};
             if (policy->evicts()) {
                 options.budget = Amount::of_tokens(24);
                 options.recent = Amount::of_tokens(6);

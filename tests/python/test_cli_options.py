@@ -10,7 +10,7 @@ from cli_program import a2sf, option_names
 SHARED = {
     "--model", "--threads", "--device", "--policy", "--budget", "--forgetting-factor", "--sinks",
     "--recent", "--scope", "--pooling", "--prefill", "--batch", "--kv-type", "--seed", "--json",
-    "--quiet", "--window",
+    "--quiet", "--window", "--positions", "--pinned",
 }  # fmt: skip
 RUN = {
     "--prompt", "--file", "--max-tokens", "--temp", "--top-k", "--top-p", "--min-p",
@@ -88,6 +88,7 @@ BAD_VALUES = {
     "--scope": ["token", ""],
     "--pooling": ["2", "0", "-1", "x"],
     "--prefill": ["none", ""],
+    "--pinned": ["", "-1", "7-3", "1,", "a", "1-", "0-2147483648", "1;2"],
     "--kv-type": ["f8", "F16", ""],
 }
 BAD_RUN_VALUES = {
@@ -178,6 +179,8 @@ def test_every_listed_option_checks_for_its_value() -> None:
         (["run", "-p", "x", "--budget", "64", "--recent", "64"], "--budget: at least 68"),
         (["run", "-p", "x", "--policy", "full", "--budget", "64"], "--budget: "),
         (["run", "-p", "x", "--policy", "full", "--sinks", "4"], "--sinks: "),
+        (["run", "-p", "x", "--policy", "full", "--pinned", "4"], "--pinned: "),
+        (["run", "-p", "x", "--budget", "64", "--pinned", "0-40,90-100"], "--budget: at least 66"),
         (["run", "-p", "x", "--policy", "tova", "--window", "4"], "--window: "),
         (
             ["run", "-p", "x", "--policy", "snapkv", "--forgetting-factor", "1"],

@@ -37,7 +37,7 @@ KEYWORDS: list[tuple[Any, dict[str, Any]]] = [
     (a2sf.Engine.stream_chat, {**GENERATE, "eviction": None}),
     (a2sf.Engine.logits, {"eviction": None}),
     (a2sf.Engine.score, {"eviction": None}),
-    (a2sf.Engine.session, {"eviction": None}),
+    (a2sf.Engine.session, {"eviction": None, "load": None}),
     (a2sf.Session.feed, {}),
     (a2sf.Session.generate, GENERATE),
     (a2sf.Session.stream, GENERATE),
@@ -56,6 +56,7 @@ KEYWORDS: list[tuple[Any, dict[str, Any]]] = [
             "scope": None,
             "pooling": None,
             "prefill": None,
+            "pinned": None,
         },
     ),
     (

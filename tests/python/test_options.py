@@ -45,6 +45,14 @@ BAD_EVICTION: list[tuple[Options, str]] = [
     ({"policy": "snapkv", "window": 0}, "window"),
     ({"policy": "full", "budget": 64}, "budget"),
     ({"policy": "full", "sinks": 1}, "sinks"),
+    ({"policy": "full", "pinned": 1}, "pinned"),
+    ({"pinned": -1}, "pinned"),
+    ({"pinned": 2**31}, "pinned"),
+    ({"pinned": (7, 3)}, "pinned"),
+    ({"pinned": range(0, 9, 2)}, "pinned"),
+    ({"pinned": range(9, 0, -1)}, "pinned"),
+    ({"pinned": [(0, 3), (-1, 4)]}, "pinned"),
+    ({"budget": 40, "pinned": 31}, "budget"),
     ({"policy": "full", "pooling": 3}, "pooling"),
     ({"policy": "streaming", "pooling": 3}, "pooling"),
     ({"policy": "streaming", "scope": "layer"}, "scope"),
@@ -64,6 +72,13 @@ BAD_TYPES: list[Options] = [
     {"scope": 1},
     {"pooling": 1.5},
     {"prefill": 0},
+    {"pinned": 1.5},
+    {"pinned": True},
+    {"pinned": "0-57"},
+    {"pinned": [1, 2, "3"]},
+    {"pinned": [(1, 2.0)]},
+    {"pinned": [[(1, 2)]]},
+    {"pinned": {3}},
 ]
 BAD_SAMPLING: list[Options] = [
     {"temperature": -1.0},
@@ -92,6 +107,28 @@ BAD_SAMPLING: list[Options] = [
 def test_bad_eviction(options: Options, where: str) -> None:
     with pytest.raises(a2sf.OptionError, match=rf"^{where}: .* expected.*found"):
         a2sf.Eviction(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (None, None),
+        (0, None),
+        ([], None),
+        (57, ((0, 57),)),
+        (np.int64(57), ((0, 57),)),
+        (range(3, 9), ((3, 9),)),
+        ((3, 9), ((3, 9),)),
+        ([3, 9], ((3, 9),)),
+        ([57, (100, 120), range(110, 130)], ((0, 57), (100, 130))),
+        (((9, 12), (3, 9)), ((3, 12),)),
+    ],
+    ids=str,
+)
+def test_pinned_is_kept_as_ordered_pairs(given: Any, kept: Any) -> None:
+    eviction = a2sf.Eviction(pinned=given)
+    assert eviction.pinned == kept
+    assert hash(eviction) == hash(a2sf.Eviction(pinned=kept))
 
 
 @pytest.mark.parametrize("tokens", [2**31, 2**62, 2**63 - 1, 2**64 - 1])

@@ -212,6 +212,30 @@ def test_options_against_the_oracle(llama: Path, ids: list[int], options: dict[s
 
 
 @pytest.mark.parametrize("mode", ["token", "chunk", "full"])
+@pytest.mark.parametrize("scope", ["head", "layer"])
+@pytest.mark.parametrize("policy", [name for name in a2sf.policies() if name != "full"])
+def test_pinned(llama: Path, ids: list[int], policy: str, scope: Any, mode: Any) -> None:
+    """Pinned positions stay in every head, and the others go as the oracle says."""
+    n_prompt, budget = 80, 60
+    pinned = ((0, 7), (17, 23), (30, 31))
+    options: dict[str, Any] = {} if policy == "streaming" else {"scope": scope}
+    preset = replace(PRESETS[policy], pinned=pinned, **options)
+    truth = oracle(llama).session(preset, budget, mode=mode, chunk=16)
+    engine = a2sf.Engine(llama, kv_type="f32", batch=16)
+    session = engine.session(
+        eviction=a2sf.Eviction(policy=policy, budget=budget, prefill=mode, pinned=pinned, **options)
+    )
+    must = {p for pair in pinned for p in range(*pair)}
+    for piece in [ids[:n_prompt], *([token] for token in ids[n_prompt:])]:
+        truth.feed(piece)
+        session.feed(piece)
+        assert truth.min_gap >= CLOSE_CALL, "too close to call in float32: take another case"
+        assert kept(session) == truth.kept
+        assert all(must <= set(head) for heads in kept(session) for head in heads)
+    assert session.cache.live.max() == budget
+
+
+@pytest.mark.parametrize("mode", ["token", "chunk", "full"])
 @pytest.mark.parametrize(
     ("policy", "options"),
     [

@@ -50,6 +50,8 @@ class Policy:
         its fast half.
     prefill
         How the prompt is processed unless the caller says otherwise.
+    pinned
+        Positions never evicted: pairs (first, end), which do not overlap.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Policy:
     scope: Scope = "head"
     pooling: int = 1
     prefill: Mode = "chunk"
+    pinned: tuple[tuple[int, int], ...] = ()
 
     @property
     def n_memories(self) -> int:
@@ -111,14 +114,15 @@ def resolve_recent(policy: Policy, budget: int) -> int:
 
 
 def validate(policy: Policy, budget: int | None) -> None:
-    """Raise ValueError unless the options can be met: sinks + recent <= budget."""
+    """Raise ValueError unless the options can be met: sinks + pinned + recent <= budget."""
     if policy.kind == "none" or budget is None:
         return
     recent = resolve_recent(policy, budget)
-    if policy.sinks + recent > budget:
+    first = set(range(policy.sinks)).union(*(range(*pair) for pair in policy.pinned))
+    if len(first) + recent > budget:
         raise ValueError(
             f"{policy.name}: sinks + recent <= budget expected, "
-            f"found {policy.sinks} + {recent} and {budget}"
+            f"found {len(first)} + {recent} and {budget}"
         )
 
 
@@ -264,8 +268,11 @@ def ranks(policy: Policy, pos: Array, scores: Array, keys: Array | None = None) 
 
 
 def protected(policy: Policy, pos: Array, n_seen: int, budget: int) -> Array:
-    """Which slots may not go: pos < sinks, or pos >= n_seen - recent. bool, shape of pos."""
-    return np.asarray((pos < policy.sinks) | (pos >= n_seen - resolve_recent(policy, budget)))
+    """Which slots may not go: sinks, pinned, pos >= n_seen - recent. bool, shape of pos."""
+    held = (pos < policy.sinks) | (pos >= n_seen - resolve_recent(policy, budget))
+    for first, end in policy.pinned:
+        held |= (pos >= first) & (pos < end)
+    return np.asarray(held)
 
 
 def edge_gap(rank: Array, n_evict: int) -> float:
