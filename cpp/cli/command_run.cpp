@@ -31,14 +31,6 @@ struct RunArguments {
     bool ids = false;
 };
 
-// A setter that parses, and has the library check the sampling options as they then are.
-Setter checked(Setter set, const SamplingOptions &sampling) {
-    return [set = std::move(set), &sampling](std::string_view value) {
-        set(value);
-        sampling.validate();
-    };
-}
-
 OptionGroup prompt_group(RunArguments &run) {
     constexpr size_t kMostTokens = INT32_MAX;  // positions are 32-bit
     return {
@@ -60,30 +52,15 @@ OptionGroup prompt_group(RunArguments &run) {
 }
 
 OptionGroup session_group(RunArguments &run) {
-    return {"Sessions",
-            {{"--load-session", "", "PATH",
-              "go on after what a saved session has read; it brings its cache options, and a prompt "
-              "may be left out",
-              "", to_text(run.load_session)},
-             {"--save-session", "", "PATH",
-              "save what was read and generated at the end; -n 0 only reads the prompt", "",
-              to_text(run.save_session)}}};
-}
-
-OptionGroup sampling_group(RunArguments &run) {
-    SamplingOptions &s = run.generate.sampling;
-    return {"Sampling",
-            {{"--temp", "", "T", "temperature; 0 takes the likeliest token", str(s.temperature),
-              checked(to_number(s.temperature), s), "temperature"},
-             {"--top-k", "", "N", "draw among the N likeliest; 0 is all", str(s.top_k),
-              checked(to_count(s.top_k, 0, INT32_MAX), s)},
-             {"--top-p", "", "P", "draw among the likeliest that hold the share P", str(s.top_p),
-              checked(to_number(s.top_p), s)},
-             {"--min-p", "", "P", "draw among those with P times the likeliest's probability",
-              str(s.min_p), checked(to_number(s.min_p), s)},
-             {"--repeat-penalty", "", "X",
-              str("penalty on the newest ", s.repeat_window, " tokens; 1 is none"),
-              str(s.repeat_penalty), checked(to_number(s.repeat_penalty), s)}}};
+    return {
+        "Sessions",
+        {{"--load-session", "", "PATH",
+          "go on after what a saved session has read; it brings its cache options, and a prompt "
+          "may be left out",
+          "", to_text(run.load_session)},
+         {"--save-session", "", "PATH",
+          "save what was read and generated at the end; -n 0 only reads the prompt", "",
+          to_text(run.save_session)}}};
 }
 
 CommandLine describe(RunArguments &run) {
@@ -91,8 +68,9 @@ CommandLine describe(RunArguments &run) {
     line.command = "a2sf run";
     line.usage = "[-m PATH] (-p TEXT | -f PATH | < FILE) [options]";
     line.summary = "generate text from a prompt";
-    line.groups = {model_group(run.shared),  prompt_group(run),        session_group(run),
-                   sampling_group(run),      cache_group(run.shared),  machine_group(run.shared),
+    line.groups = {model_group(run.shared), prompt_group(run),
+                   session_group(run),      sampling_group(run.generate.sampling),
+                   cache_group(run.shared), machine_group(run.shared),
                    output_group(run.shared)};
     line.notes = policy_notes();
     line.hint = "a prompt is given with -p TEXT or -f PATH";
@@ -112,16 +90,6 @@ std::string read_prompt(const RunArguments &run) {
     std::string text = read_text(run.file.value_or("-"));
     if (!text.empty() && text.back() == '\n') text.pop_back();
     return text;
-}
-
-// Says what would otherwise surprise: options that greedy sampling has no use for.
-void note_greedy(const RunArguments &run) {
-    const SamplingOptions &s = run.generate.sampling;
-    const SamplingOptions plain;
-    if (s.temperature > 0) return;
-    if (s.top_k != plain.top_k || s.top_p != plain.top_p || s.min_p != plain.min_p) {
-        note(run.shared, "--top-k, --top-p, --min-p: no effect at --temp 0, the likeliest token");
-    }
 }
 
 // Writes the generation to standard output as it comes; nothing with --json.
@@ -283,7 +251,7 @@ void run_prompt(RunArguments &run) {
     run.generate.validate();
     const SessionOptions options = session_options(shared);
     const std::string prompt = read_prompt(run);
-    note_greedy(run);
+    note_greedy(shared, run.generate.sampling);
     const Engine engine = load_engine(shared);
     const std::unique_ptr<Session> owned = open_session(run, engine, options);
     Session &session = *owned;

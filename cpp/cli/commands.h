@@ -9,6 +9,7 @@ namespace a2sf::cli {
 using Arguments = std::span<const char *const>;
 
 void command_run(Arguments arguments);
+void command_chat(Arguments arguments);
 void command_inspect(Arguments arguments);
 void command_perplexity(Arguments arguments);
 void command_bench(Arguments arguments);

@@ -24,6 +24,14 @@ Setter to_amount(std::optional<Amount> &target, const char *option) {
     return [&target, option](std::string_view value) { target = Amount::parse(value, option); };
 }
 
+// A setter that parses, and has the library check the sampling options as they then are.
+Setter checked(Setter set, const SamplingOptions &sampling) {
+    return [set = std::move(set), &sampling](std::string_view value) {
+        set(value);
+        sampling.validate();
+    };
+}
+
 std::string policy_names() {
     std::string names;
     for (const Policy *policy : policies()) {
@@ -135,6 +143,21 @@ OptionGroup output_group(SharedArguments &shared) {
               to_switch(shared.quiet)}}};
 }
 
+OptionGroup sampling_group(SamplingOptions &s) {
+    return {"Sampling",
+            {{"--temp", "", "T", "temperature; 0 takes the likeliest token", str(s.temperature),
+              checked(to_number(s.temperature), s), "temperature"},
+             {"--top-k", "", "N", "draw among the N likeliest; 0 is all", str(s.top_k),
+              checked(to_count(s.top_k, 0, INT32_MAX), s)},
+             {"--top-p", "", "P", "draw among the likeliest that hold the share P", str(s.top_p),
+              checked(to_number(s.top_p), s)},
+             {"--min-p", "", "P", "draw among those with P times the likeliest's probability",
+              str(s.min_p), checked(to_number(s.min_p), s)},
+             {"--repeat-penalty", "", "X",
+              str("penalty on the newest ", s.repeat_window, " tokens; 1 is none"),
+              str(s.repeat_penalty), checked(to_number(s.repeat_penalty), s)}}};
+}
+
 std::string policy_notes() {
     std::string text = "Policies and their presets:\n";
     for (const Policy *policy : policies()) {
@@ -203,6 +226,15 @@ std::string read_text(const std::string &path) {
 
 void note(const SharedArguments &shared, std::string_view text) {
     if (!shared.quiet) print_error(str("a2sf: ", text, "\n"));
+}
+
+void note_greedy(const SharedArguments &shared, const SamplingOptions &sampling) {
+    const SamplingOptions plain;
+    if (sampling.temperature > 0) return;
+    if (sampling.top_k != plain.top_k || sampling.top_p != plain.top_p ||
+        sampling.min_p != plain.min_p) {
+        note(shared, "--top-k, --top-p, --min-p: no effect at --temp 0, the likeliest token");
+    }
 }
 
 std::string describe_cache(const EvictionConfig &config) {

@@ -35,6 +35,7 @@ OptionGroup model_group(SharedArguments &shared);
 OptionGroup machine_group(SharedArguments &shared);
 OptionGroup cache_group(SharedArguments &shared);
 OptionGroup output_group(SharedArguments &shared);
+OptionGroup sampling_group(SamplingOptions &sampling);
 
 // The end of --help: every policy of the registry with its summary and preset.
 std::string policy_notes();
@@ -53,6 +54,9 @@ std::string read_text(const std::string &path);
 
 // Reports to standard error unless quiet: "a2sf: text".
 void note(const SharedArguments &shared, std::string_view text);
+
+// Says what would otherwise surprise: options that greedy sampling has no use for.
+void note_greedy(const SharedArguments &shared, const SamplingOptions &sampling);
 
 // A cache as configured for what the session has read: "a2sf, budget 1,024 (sinks 4, ...)".
 std::string describe_cache(const EvictionConfig &config);

@@ -27,6 +27,7 @@ struct Command {
 // it.
 constexpr Command kCommands[] = {
     {"run", "generate text from a prompt", command_run},
+    {"chat", "talk with a model, turn by turn", command_chat},
     {"inspect", "show what is in a GGUF file", command_inspect},
     {"perplexity", "score a text file", command_perplexity},
     {"bench", "measure speed and memory", command_bench},

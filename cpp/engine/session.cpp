@@ -106,13 +106,39 @@ void Session::reserve(size_t n_tokens) {
     n_reserved_ = n_tokens_ + std::min(n_tokens, kMostPositions);
 }
 
-void Session::check_ids(std::span<const int32_t> ids) const {
-    const int64_t n_vocab = static_cast<int64_t>(model_->config().n_vocab);
+void Session::check_complete() const {
     if (broken_) {
         throw Error(
             "session: a complete state expected, found one interrupted in the middle of a "
             "chunk; reset it first");
     }
+}
+
+void Session::set_eviction(const EvictionOptions &eviction) {
+    check_complete();
+    eviction.validate();
+    if (configured_) {
+        const EvictionOptions &before = options_.eviction;
+        if (eviction.policy != before.policy) {
+            throw OptionError(str("policy: ", before.policy, ", with which the session has read, ",
+                                  "expected, found ", eviction.policy));
+        }
+        Cache &cache = parts_->cache;
+        const EvictionConfig config = resolve(eviction, n_prompt_);
+        if (config.positions != cache.config().positions) {
+            throw OptionError(str("positions: ", name_of(cache.config().positions),
+                                  ", with which the session has read, expected, found ",
+                                  name_of(config.positions)));
+        }
+        cache.configure(config);
+        for (size_t layer = 0; layer < cache.shape().n_layers; ++layer) cache.evict(layer);
+    }
+    options_.eviction = eviction;
+}
+
+void Session::check_ids(std::span<const int32_t> ids) const {
+    const int64_t n_vocab = static_cast<int64_t>(model_->config().n_vocab);
+    check_complete();
     if (ids.empty()) throw OptionError("ids: at least 1 token expected, found 0");
     for (size_t i = 0; i < ids.size(); ++i) {
         if (ids[i] < 0 || ids[i] >= n_vocab) {
@@ -259,11 +285,7 @@ void Session::feed_all(std::span<const int32_t> ids, const LogitsSink &sink,
 }
 
 void Session::save(ByteWriter &out) const {
-    if (broken_) {
-        throw Error(
-            "session: a complete state expected, found one interrupted in the middle of a "
-            "chunk; reset it first");
-    }
+    check_complete();
     out.put<uint64_t>(n_tokens_);
     out.put<uint64_t>(n_prompt_);
     if (n_tokens_ == 0) return;

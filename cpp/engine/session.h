@@ -66,6 +66,11 @@ class Session {
     // Announces that n_tokens more will come, so that nothing needs to grow on the way.
     void reserve(size_t n_tokens);
 
+    // Other options from here on: a smaller budget evicts at once, a larger one lets the cache
+    // grow. Throws OptionError for options that what was read cannot satisfy; once something was
+    // read, policy and positions have to stay as they are.
+    void set_eviction(const EvictionOptions &eviction);
+
     // Forgets everything read.
     void reset();
 
@@ -88,6 +93,7 @@ class Session {
 
   private:
     struct Parts;
+    void check_complete() const;
     void check_ids(std::span<const int32_t> ids) const;
     void prepare(size_t n_ids);
     size_t run_chunk(std::span<const int32_t> ids, size_t n_done, const LogitsSink *sink,

@@ -194,7 +194,8 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOption
     std::vector<int32_t> ids;
     if (options.add_bos.value_or(state_->add_bos)) ids.push_back(state_->bos);
     size_t begin = 0;
-    bool at_start = true;  // of the text or after a special token: where a space prefix goes
+    bool at_start =
+        !options.continues_text;  // of the text or after a special token: where a space prefix goes
     for (const auto &match : state_->special_tokens.find(text, options.parse_special)) {
         state_->encode_plain(text.substr(begin, match.begin - begin), at_start, ids);
         ids.push_back(match.id);

@@ -28,6 +28,7 @@ enum class TokenType : uint8_t {
 struct EncodeOptions {
     bool parse_special = true;    // so do Control and Unknown tokens
     std::optional<bool> add_bos;  // nullopt: as the model's metadata says; false: no EOS either
+    bool continues_text = false;  // comes after ordinary text: no space goes before it
 };
 
 // Immutable after construction: shared by all sessions and threads.
