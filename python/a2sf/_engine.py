@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -13,9 +14,18 @@ from . import _core
 from ._batch import Batch, BatchStream
 from ._chat import Messages, render
 from ._core import OptionError
+from ._dialogue import encode_start, n_opening_tokens, special_texts
 from ._hub import bundled_path, local_path
 from ._ids import Ids, as_ids
-from ._options import GREEDY, Eviction, KvType, Sampling, native_eviction, native_generate
+from ._options import (
+    GREEDY,
+    Eviction,
+    KvType,
+    Sampling,
+    native_eviction,
+    native_generate,
+    pinned_of,
+)
 from ._progress import prompt_bar
 from ._results import Generation, ModelInfo, info_from
 from ._session import Session
@@ -305,14 +315,10 @@ class Engine:
         eviction: Eviction | None = None,
     ) -> TokenStream:
         """Do as `chat`, but return an iterator of `Token`."""
-        bos, eos = self._tokenizer.bos, self._tokenizer.eos
-        bos_token = "" if bos is None else self._native.tokenizer.entry(bos)
-        eos_token = "" if eos is None else self._native.tokenizer.entry(eos)
+        bos_token, eos_token = special_texts(self._tokenizer)
         template = self._tokenizer.chat_template
         text = render(template, messages, bos_token=bos_token, eos_token=eos_token)
-        # Most templates write the beginning-of-text token themselves; there is to be one, not two.
-        written = bool(bos_token) and text.startswith(bos_token)
-        ids = self.tokenize(text, bos=False if written else None)
+        ids = encode_start(self._tokenizer, text)
         return self.stream(
             ids, max_tokens=max_tokens, sampling=sampling, stop=stop, eviction=eviction
         )
@@ -400,6 +406,33 @@ class Engine:
             return Session(saved, self._tokenizer, self._progress, ids)
         native = self._native.session(self._session_options(eviction))
         return Session(native, self._tokenizer, self._progress)
+
+    def chat_session(
+        self, *, system: str | None = None, eviction: Eviction | None = None
+    ) -> Session:
+        """Return an empty session for `Session.chat` that never evicts its system prompt.
+
+        Parameters
+        ----------
+        system : str or None, default None
+            The conversation's system prompt; None for the template's own, if it has one.
+        eviction : Eviction or None, default None
+            Instead of the engine's. Everything the template writes before the first message is
+            pinned, beside what this pins.
+
+        Raises
+        ------
+        OptionError
+            The system prompt does not fit into the budget, or the template takes none.
+        UnsupportedError, Error
+            As `chat`.
+        """
+        chosen = self._eviction if eviction is None else eviction
+        n = n_opening_tokens(self._tokenizer, system)
+        if chosen is not None and _core.policy_evicts(chosen.policy):
+            chosen = replace(chosen, pinned=[*pinned_of(chosen), (0, n)])
+        native = self._native.session(self._session_options(chosen))
+        return Session(native, self._tokenizer, self._progress, system=system)
 
     def __repr__(self) -> str:
         kind, weights = self._info.architecture, self._info.weight_type

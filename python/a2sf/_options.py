@@ -171,6 +171,12 @@ def native_eviction(eviction: Eviction | None) -> _core.EvictionOptions:
     return eviction._native()
 
 
+def pinned_of(eviction: Eviction) -> list[Positions]:
+    """List what is pinned, for pinning more."""
+    pairs = eviction._native().pinned
+    return list(pairs)
+
+
 def native_generate(
     max_tokens: int, sampling: Sampling, stop: str | Sequence[str]
 ) -> _core.GenerateOptions:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._core import Cache
+from ._core import Cache, OptionError
+from ._dialogue import Dialogue, DialogueStream
 from ._ids import Ids, as_ids
 from ._options import GREEDY, Sampling, native_generate
 from ._progress import prompt_bar
@@ -25,7 +26,15 @@ class Session:
     thread gets an `Error`. After an exception out of `feed` or `generate` call `reset`.
     """
 
-    __slots__ = ("_native", "_show", "_tokenizer", "saved_ids")
+    __slots__ = (
+        "_answer",
+        "_dialogue",
+        "_native",
+        "_show",
+        "_system",
+        "_tokenizer",
+        "saved_ids",
+    )
 
     saved_ids: NDArray[np.int32]
     """int32 [n], the tokens saved with a loaded session; none in others."""
@@ -36,11 +45,16 @@ class Session:
         tokenizer: Tokenizer,
         show_progress: bool | None,
         saved_ids: NDArray[np.int32] | None = None,
+        *,
+        system: str | None = None,
     ) -> None:
         self._native = native
         self.saved_ids = np.empty(0, np.int32) if saved_ids is None else saved_ids
         self._tokenizer = tokenizer
         self._show = show_progress
+        self._system = system  # of chat(), unless that is given another one
+        self._dialogue = Dialogue(tokenizer)
+        self._answer: DialogueStream | None = None
 
     def feed(self, ids: Ids) -> NDArray[np.float32]:
         """Read tokens after those read before.
@@ -119,6 +133,106 @@ class Session:
         generator = _core.Generator(self._native, options)
         return TokenStream(generator, ids, show_progress=self._show, settles=True)
 
+    def chat(
+        self,
+        message: str,
+        *,
+        role: str = "user",
+        system: str | None = None,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: str | Sequence[str] = (),
+    ) -> Generation:
+        """Answer the next message of a conversation, written out by the model's own template.
+
+        Only what is new is read: the end of the answer before, the message, and what an answer
+        begins behind. So a turn costs the same however long the conversation is, given a budget.
+
+        Parameters
+        ----------
+        message : str
+        role : str, default "user"
+            Who says it; what a template knows beside "user" is its own matter.
+        system : str or None, default None
+            System prompt of the conversation, with its first message only. None is that of
+            `Engine.chat_session`, else none.
+        max_tokens, sampling, stop
+            As in `Engine.generate`. An answer cut short stays in the conversation as it is, and
+            is closed as a whole one; so do the tokens of a stop string, which its text lacks.
+
+        Returns
+        -------
+        Generation
+
+        Raises
+        ------
+        UnsupportedError
+            The model has no chat template, one that does not work, or one that rewrites earlier
+            messages.
+        OptionError
+            A conversation that the template refuses, a system prompt later than the first message,
+            a session that has read something else, or as `Engine.generate`.
+        Error
+            jinja2 is not installed (extra `chat`).
+        """
+        return drain(
+            self.stream_chat(
+                message,
+                role=role,
+                system=system,
+                max_tokens=max_tokens,
+                sampling=sampling,
+                stop=stop,
+            )
+        )
+
+    def stream_chat(
+        self,
+        message: str,
+        *,
+        role: str = "user",
+        system: str | None = None,
+        max_tokens: int = 128,
+        sampling: Sampling = GREEDY,
+        stop: str | Sequence[str] = (),
+    ) -> TokenStream:
+        """Do as `chat`, but return an iterator of `Token`.
+
+        Closing it, or the next message, ends the answer where it is.
+        """
+        options = native_generate(max_tokens, sampling, stop)
+        if self._answer is not None:
+            self._answer.close()
+        dialogue = self._dialogue
+        if self.n_tokens != dialogue.n_tokens:
+            raise OptionError(
+                f"chat: a session that has read nothing but its conversation expected, found "
+                f"{self.n_tokens} tokens where that has {dialogue.n_tokens}; reset it first"
+            )
+        messages = [{"role": role, "content": message}]
+        if not dialogue.messages:
+            chosen = self._system if system is None else system
+            if chosen is not None:
+                messages.insert(0, {"role": "system", "content": chosen})
+        elif system is not None:
+            raise OptionError("system: with the first message expected, found with a later one")
+        after, ids = dialogue.after(messages)
+        generator = _core.Generator(self._native, options)
+        self._answer = DialogueStream(
+            generator, ids, show_progress=self._show, dialogue=after, tell=self._keep
+        )
+        return self._answer
+
+    def _keep(self, dialogue: Dialogue) -> None:
+        dialogue.n_tokens = self.n_tokens
+        self._dialogue = dialogue
+        self._answer = None
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation of `chat` so far, a copy; `Session.save` does not keep it."""
+        return [dict(message) for message in self._dialogue.messages]
+
     def save(self, path: str | os.PathLike[str], *, ids: Ids = ()) -> None:
         """Write what was read to a file, for `Engine.session(load=path)`.
 
@@ -142,11 +256,21 @@ class Session:
 
     def fork(self) -> Session:
         """Return a session of its own that has read the same."""
-        return Session(self._native.fork(), self._tokenizer, self._show, self.saved_ids)
+        copy = Session(
+            self._native.fork(),
+            self._tokenizer,
+            self._show,
+            self.saved_ids,
+            system=self._system,
+        )
+        copy._dialogue = self._dialogue.copy()
+        return copy
 
     def reset(self) -> None:
         """Forget everything read."""
         self._native.reset()
+        self._dialogue = Dialogue(self._tokenizer)
+        self._answer = None
 
     @property
     def n_tokens(self) -> int:

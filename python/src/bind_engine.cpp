@@ -1,9 +1,11 @@
 // A loaded model: what it is, its tokenizer, its sessions.
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "bindings.h"
 #include "convert.h"
@@ -24,16 +26,16 @@ const Config &config(const Engine &engine) {
 }
 
 // The session, and the ids that were saved with it.
-nb::tuple load_saved(const Engine &engine, const std::string &path, std::optional<size_t> n_threads,
-                     const EvictionOptions *eviction) {
+std::pair<PySession, Array1<int32_t>> load_saved(const Engine &engine, const std::string &path,
+                                                 std::optional<size_t> n_threads,
+                                                 const EvictionOptions *eviction) {
     SavedSession saved;
     {
         const nb::gil_scoped_release release;
         saved = load_session(engine.model, path, n_threads.value_or(0), eviction);
     }
-    return nb::make_tuple(
-        PySession{std::make_shared<SharedSession>(engine, std::move(saved.session))},
-        to_array<int32_t>(saved.ids));
+    return {PySession{std::make_shared<SharedSession>(engine, std::move(saved.session))},
+            to_array<int32_t>(saved.ids)};
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "convert.h"
 #include "gguf/file.h"
 #include "py_tokenizer.h"
+#include "token/chat_template.h"
 
 namespace a2sf::python {
 
@@ -22,10 +23,10 @@ PyTokenizer open(const std::string &path) {
 }
 
 std::vector<int32_t> encode(const PyTokenizer &self, const nb::bytes &text, bool special,
-                            std::optional<bool> bos) {
+                            std::optional<bool> bos, bool continues_text) {
     const std::string_view view(text.c_str(), text.size());
     const nb::gil_scoped_release release;
-    return self.tokenizer->encode(view, {special, bos});
+    return self.tokenizer->encode(view, {special, bos, continues_text});
 }
 
 nb::str decode(const PyTokenizer &self, const IdsArg &ids, bool special) {
@@ -33,6 +34,20 @@ nb::str decode(const PyTokenizer &self, const IdsArg &ids, bool special) {
     {
         const nb::gil_scoped_release release;
         text = self.tokenizer->decode(as_span(ids), special);
+    }
+    return to_str(text);
+}
+
+// A conversation as `a2sf chat` writes it: messages and answers in turn, up to the next answer.
+nb::str chat_text(const std::string &jinja, std::optional<std::string> name, const std::string &bos,
+                  const std::string &eos, std::optional<std::string> system,
+                  const std::vector<std::string> &turns) {
+    const ChatFormat format(jinja, name, bos, eos);
+    std::string text = format.opening(system);
+    for (size_t i = 0; i < turns.size(); ++i) {
+        const bool answer = i % 2 == 1;
+        text += answer ? format.answer(turns[i]) + format.close() + format.open_message()
+                       : format.message(turns[i]);
     }
     return to_str(text);
 }
@@ -49,9 +64,12 @@ nb::str entry(const PyTokenizer &self, int32_t id) {
 
 void bind_tokenizer(nb::module_ &m) {
     using nb::arg;
+    m.def("chat_text", &chat_text, arg("template"), arg("name").none(), arg("bos"), arg("eos"),
+          arg("system").none(), arg("turns"), "A conversation in the form of a known template.");
     nb::class_<PyTokenizer>(m, "Tokenizer", "Native part of a2sf.Tokenizer.")
         .def_static("open", &open, arg("path"))
-        .def("encode", &encode, arg("text"), arg("special"), arg("bos").none())
+        .def("encode", &encode, arg("text"), arg("special"), arg("bos").none(),
+             arg("continues_text") = false)
         .def("decode", &decode, arg("ids").noconvert(), arg("special"))
         .def("entry", &entry, arg("id"))
         .def(

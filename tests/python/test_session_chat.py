@@ -1,0 +1,185 @@
+"""Session.chat: turns read once, the same tokens as the whole conversation, pinned prompts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import a2sf
+import numpy as np
+import pytest
+from a2sf._chat import render
+from chat_templates import TEMPLATES
+from gguf_edit import copy_with
+
+NOTE = "These are the notes of Nora. Jonas keeps the brass coin under the pink cupboard."
+QUESTIONS = ["Where is the brass coin?", "Who wrote the notes?", "Where is the stone letter?"]
+
+
+@pytest.fixture(scope="module")
+def engine(bundled: Path) -> a2sf.Engine:
+    return a2sf.Engine(bundled, progress=False)
+
+
+def with_template(engine: a2sf.Engine, folder: Path, template: str) -> a2sf.Engine:
+    path = folder / "chat.gguf"
+    copy_with(Path(engine.info.path), path, {"tokenizer.chat_template": template})
+    return a2sf.Engine(path, progress=False)
+
+
+def rendered(engine: a2sf.Engine, messages: list[dict[str, str]]) -> str:
+    native = engine.tokenizer._native
+    bos, eos = (native.entry(i) for i in (engine.tokenizer.bos, engine.tokenizer.eos))
+    return render(engine.tokenizer.chat_template, messages, bos_token=bos, eos_token=eos)
+
+
+def read_ids(session: a2sf.Session, ask: str, **options: object) -> list[int]:
+    """Tokens that one turn reads and writes."""
+    stream = session.stream_chat(ask, max_tokens=12, **options)  # type: ignore[arg-type]
+    fed = stream._ids.tolist()  # type: ignore[attr-defined]
+    return [*fed, *(token.id for token in stream)]
+
+
+def test_turns_equal_one_rendering(engine: a2sf.Engine) -> None:
+    """Token for token, and in what the model then predicts."""
+    session = engine.session()
+    read = read_ids(session, QUESTIONS[0], system=NOTE)
+    for ask in QUESTIONS[1:]:
+        read += read_ids(session, ask)
+    assert session.n_tokens == len(read)
+    assert [m["role"] for m in session.messages] == ["system", *["user", "assistant"] * 3]
+    text = rendered(engine, session.messages[:-1]) + session.messages[-1]["content"]
+    assert engine.tokenize(text) == read
+    expected = engine.logits([*read, 5])[-1]
+    found = session.feed([5])
+    assert np.abs(found - expected).mean() < 2e-2 * expected.std()
+    assert found.argmax() == expected.argmax()
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_turns_of_a_real_model_equal_one_rendering() -> None:
+    path = os.environ.get("A2SF_REAL_MODEL")
+    if not path:
+        pytest.skip("A2SF_REAL_MODEL names no model (SmolLM2-135M-Instruct Q4_1)")
+    engine = a2sf.Engine(path, progress=False)
+    session = engine.session()
+    read: list[int] = []
+    for ask in ("What is the capital of France?", "And of Italy?", "Say it in one word."):
+        read += read_ids(session, ask, system="You are brief." if not read else None)
+    text = rendered(engine, session.messages[:-1]) + session.messages[-1]["content"]
+    assert engine.tokenize(text) == read
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_template_goes_on(engine: a2sf.Engine, tmp_path: Path, name: str) -> None:
+    """Whatever the template, a turn reads what one rendering has behind the answer before."""
+    _, template, has_system = TEMPLATES[name]
+    changed = with_template(engine, tmp_path, template)
+    session = changed.session()
+    system = NOTE if has_system else None
+    read = read_ids(session, QUESTIONS[0], system=system)
+    for ask in QUESTIONS[1:]:
+        answer = session.messages[-1]["content"].strip()
+        turn = read_ids(session, ask)
+        read += turn
+        whole = rendered(changed, session.messages[:-1])
+        text = changed.tokenizer.decode(turn, special=True)
+        assert whole.rpartition(answer)[2].strip() in text
+    assert session.n_tokens == len(read)
+
+
+@pytest.mark.parametrize("policy", [name for name in a2sf.policies() if name != "full"])
+def test_the_system_prompt_stays(engine: a2sf.Engine, policy: str) -> None:
+    eviction = a2sf.Eviction(policy=policy, budget=128, pinned=(150, 155))
+    session = engine.chat_session(system=NOTE, eviction=eviction)
+    opening = len(engine.tokenize(NOTE + "\nQuestion:"))
+    for i in range(12):
+        session.chat(f"{QUESTIONS[i % 3]} ({i})", max_tokens=16)
+    cache = session.cache
+    assert session.n_tokens > 300
+    assert cache.live.max() == 128
+    must = {*range(opening), *range(150, 155)}
+    for layer in range(cache.n_layers):
+        for head in range(cache.n_kv_heads):
+            assert must <= set(cache.positions(layer, head).tolist())
+
+
+def test_a_long_conversation_is_of_constant_size(engine: a2sf.Engine) -> None:
+    eviction = a2sf.Eviction(budget=128)
+    session = engine.chat_session(system=NOTE, eviction=eviction)
+    at_20 = 0
+    for i in range(200):
+        session.chat(f"{QUESTIONS[i % 3]} (number {i + 100})", max_tokens=8)
+        assert session.cache.live.max() <= 128
+        if i == 19:
+            at_20 = session.cache.bytes
+    assert session.n_tokens > 3000
+    assert session.cache.bytes == at_20
+
+
+def test_an_answer_cut_short_is_closed(engine: a2sf.Engine) -> None:
+    session = engine.session()
+    stream = session.stream_chat(QUESTIONS[0], system=NOTE, max_tokens=32)
+    tokens = [next(stream), next(stream)]
+    answer = session.chat(QUESTIONS[1], max_tokens=4)
+    kept = session.messages[2]
+    assert kept == {"role": "assistant", "content": "".join(t.text for t in tokens)}
+    assert session.messages[-1]["content"] == answer.text
+    with pytest.raises(StopIteration):
+        next(stream)
+    other = engine.session()
+    text = rendered(engine, session.messages[:-1])
+    assert other.generate(text, max_tokens=4).ids == answer.ids
+
+
+def test_a_stream_that_was_never_read_changes_nothing(engine: a2sf.Engine) -> None:
+    session = engine.session()
+    session.stream_chat(QUESTIONS[0])
+    assert session.n_tokens == 0
+    assert session.messages == []
+    assert len(session.chat(QUESTIONS[0], system=NOTE).ids) > 0
+
+
+def test_forks_go_on_by_themselves(engine: a2sf.Engine) -> None:
+    session = engine.chat_session(system=NOTE)
+    session.chat(QUESTIONS[0])
+    fork = session.fork()
+    one, other = session.chat(QUESTIONS[1]), fork.chat(QUESTIONS[1])
+    assert one.ids == other.ids
+    fork.chat(QUESTIONS[2])
+    assert len(fork.messages) == len(session.messages) + 2
+    session.reset()
+    assert session.messages == []
+    assert session.chat(QUESTIONS[0]).stats.n_prompt > 0
+
+
+def test_refusals(engine: a2sf.Engine, tmp_path: Path) -> None:
+    session = engine.session()
+    session.chat(QUESTIONS[0], system=NOTE)
+    with pytest.raises(a2sf.OptionError, match=r"^system: .* expected, found"):
+        session.chat(QUESTIONS[0], system=NOTE)
+    session.feed([5])
+    with pytest.raises(a2sf.OptionError, match=r"^chat: .* reset it first"):
+        session.chat(QUESTIONS[0])
+    with pytest.raises(a2sf.OptionError, match=r"^budget: .* pinned"):
+        engine.chat_session(system=NOTE * 9, eviction=a2sf.Eviction(budget=64))
+    # One that leaves out earlier answers.
+    forgetful = (
+        "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% endif %}{% endfor %}"
+    )
+    session = with_template(engine, tmp_path, forgetful).session()
+    session.chat(QUESTIONS[0], max_tokens=4)
+    with pytest.raises(a2sf.UnsupportedError, match=r"chat template: .* expected, found one that"):
+        session.chat(QUESTIONS[1])
+
+
+def test_a_full_context_refuses_and_keeps_the_conversation(engine: a2sf.Engine) -> None:
+    session = engine.session()
+    session.chat(QUESTIONS[0], system=NOTE, max_tokens=4)
+    before = session.n_tokens
+    with pytest.raises(a2sf.OptionError, match="give a budget"):
+        session.chat("word " * 2 * engine.info.n_ctx)
+    assert session.n_tokens == before
+    assert len(session.messages) == 3
+    session.chat(QUESTIONS[1], max_tokens=4)
