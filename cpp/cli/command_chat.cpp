@@ -50,6 +50,13 @@ void tell(const Chat &chat, std::string_view text) {
     note(chat.arguments.shared, text);
 }
 
+// Before the first message: what is to come, unless that depends on it.
+std::string cache_text(const Session &session) {
+    const EvictionOptions &options = session.options().eviction;
+    const bool waits = session.n_tokens() == 0 && !options.needs_prompt_length();
+    return describe_cache(waits ? resolve(options, 0) : session.cache().config());
+}
+
 void call_help(Chat &, const std::string &) {
     std::string text;
     for (const ChatCommand &command : chat_commands()) {
@@ -76,7 +83,7 @@ void call_stats(Chat &chat, const std::string &) {
                 grouped(cache.n_evicted()), " evicted (tokens x heads)\n");
     text += str("  KV cache   ", human_bytes(cache.n_bytes()), " allocated, ",
                 human_bytes(cache.n_bytes_full(session.n_tokens())), " would keep everything\n");
-    text += str("  eviction   ", describe_cache(cache.config()), "\n");
+    text += str("  eviction   ", cache_text(session), "\n");
     if (chat.last) {
         text += str("  last turn  ", grouped(chat.last->n_prompt), " tokens read, ",
                     decimals(chat.last->prompt_per_s(), 1), " tokens/s; ",
@@ -95,8 +102,9 @@ void call_save(Chat &chat, const std::string &path) {
 void call_load(Chat &chat, const std::string &path) {
     chat.conversation.load(path);
     chat.last.reset();
-    tell(chat, str("loaded ", grouped(chat.conversation.session().n_tokens()), " tokens from ",
-                   path, "; ", describe_cache(chat.conversation.session().cache().config())));
+    const Session &session = chat.conversation.session();
+    tell(chat, str("loaded ", grouped(session.n_tokens()), " tokens from ", path, "; ",
+                   cache_text(session)));
 }
 
 void call_clear(Chat &chat, const std::string &) {
@@ -156,7 +164,7 @@ void run_command(Chat &chat, std::string_view line) {
         return command.call(chat, argument);
     }
     const std::string guess = nearest(name, known);
-    throw OptionError(str(name, ": one of ", join(known), " expected",
+    throw OptionError(str("command: one of ", join(known), " expected, found \"", name, "\"",
                           guess.empty() ? "" : str("; did you mean ", guess, "?")));
 }
 
@@ -164,13 +172,17 @@ void run_command(Chat &chat, std::string_view line) {
 void run_turn(Chat &chat, std::string_view message) {
     const SharedArguments &shared = chat.arguments.shared;
     char last_byte = '\n';
+    bool begun = false;
     ProgressBar bar("Reading the message", !shared.quiet);
-    LineInput::forget_interrupt();
     ChatListener listener;
     listener.on_progress = [&](size_t n_done, size_t n_total) { bar.update(n_done, n_total); };
     listener.stops = LineInput::interrupted;
     listener.on_text = [&](std::string_view text) {
         bar.erase();
+        // Some families' answers begin with a space that belongs to the template.
+        if (!begun) text.remove_prefix(std::min(text.find_first_not_of(" \n"), text.size()));
+        if (text.empty()) return;
+        begun = true;
         print(text);
         last_byte = text.back();
     };
@@ -178,7 +190,7 @@ void run_turn(Chat &chat, std::string_view message) {
     bar.erase();
     LineInput::forget_interrupt();
     chat.last = answer.stats;
-    if (last_byte != '\n' || answer.text.empty()) print("\n");
+    if (last_byte != '\n' || !begun) print("\n");
     if (answer.finish_reason == FinishReason::Interrupted) tell(chat, "stopped");
     if (answer.finish_reason == FinishReason::Length) {
         tell(chat, str("stopped after ", grouped(answer.ids.size()), " tokens",
