@@ -92,3 +92,12 @@ def test_missing_peers_are_named_and_skipped(written: Path, tmp_path: Path) -> N
     ]
     assert all(speed > 0 for r in rounds for speed in r["speeds"].values())
     assert "| whole prompt | 64 | 32 | " in done.stdout
+
+
+def test_long_chat_runs(bundled: Path) -> None:
+    done = run("long_chat.py", bundled, "--turns", "22", "--budget", "128", "--answer", "6")
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if line.startswith("|")]) == 13
+    assert "| 128 |" in lines[-3]
+    assert lines[-2].startswith("writing, last tenth / first tenth with a full cache: ")
+    assert lines[-1].startswith("cache bytes after turn 20: ")
