@@ -2,16 +2,19 @@
 
     python tests/bench/long_chat.py model.gguf [--turns 200] [--budget 1024] [--answer 32]
 
-Each turn asks something and takes an answer of at most so many tokens. Printed per tenth of the
-conversation: the milliseconds that reading and writing a token took (the median turn), what the
-cache holds and its bytes; then the ratio of the last tenth to the first one whose cache was full,
-and the bytes after turn 20 and at the end. Needs jinja2 and a model with a chat template.
+Each turn asks something and takes an answer of at most so many tokens. When the cache is full for
+the first time the conversation is forked, and every fourth turn is held by a copy of that young one
+too, right after the old one, so that whatever else the machine does slows both alike. Printed per
+tenth of the conversation: what the cache holds, its bytes, milliseconds per token of the median
+turn, and the median ratio old / young. Needs jinja2 and a model with a chat template.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import a2sf
@@ -20,9 +23,12 @@ SYSTEM = "You are a patient assistant who answers in full sentences."
 SUBJECTS = ("rivers", "bread", "old maps", "winter", "bicycles", "the moon", "tea", "bridges")
 
 
+PAIR = 4  # turns from one comparison to the next
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One question and its answer. Times in seconds."""
+    """One question and its answer. Times in seconds per token."""
 
     n_tokens: int
     live: int
@@ -49,6 +55,30 @@ def hold(session: a2sf.Session, number: int, n_answer: int) -> Turn:
     )
 
 
+def converse(
+    session: a2sf.Session, n_turns: int, n_answer: int, budget: int
+) -> tuple[list[Turn], list[float]]:
+    """Hold all turns; per turn the ratio of writing times old / young, NaN where not compared."""
+    turns: list[Turn] = []
+    ratios: list[float] = []
+    young: a2sf.Session | None = None
+    for i in range(n_turns):
+        turns.append(hold(session, i, n_answer))
+        ratio = math.nan
+        if young is not None and i % PAIR == 0:
+            ratio = turns[-1].write_s / hold(young.fork(), i, n_answer).write_s
+        elif young is None and turns[-1].live == budget:
+            young = session.fork()
+        ratios.append(ratio)
+    return turns, ratios
+
+
+def median(values: Iterable[float]) -> float:
+    """Median of those that are numbers; NaN if none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.median(known) if known else math.nan
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -60,24 +90,19 @@ def main() -> None:
     eviction = a2sf.Eviction(budget=options.budget)
     engine = a2sf.Engine(options.model, eviction=eviction, progress=False)
     session = engine.chat_session(system=SYSTEM)
-    turns = [hold(session, i, options.answer) for i in range(options.turns)]
-    print(
-        "| turns | tokens read | kept per head | cache bytes | read, ms/token | write, ms/token |"
-    )
-    print("|---|---|---|---|---|---|")
+    turns, ratios = converse(session, options.turns, options.answer, options.budget)
+    print("| turns | tokens | kept per head | bytes | read, ms | write, ms | old / young |")
+    print("|---|---|---|---|---|---|---|")
     tenth = max(1, len(turns) // 10)
-    rows = [turns[i : i + tenth] for i in range(0, len(turns), tenth)]
-    for i, row in enumerate(rows):
-        read, write = (statistics.median(getattr(t, k) for t in row) for k in ("read_s", "write_s"))
-        last = row[-1]
+    for first in range(0, len(turns), tenth):
+        row = turns[first : first + tenth]
+        read, write = median(t.read_s for t in row), median(t.write_s for t in row)
         print(
-            f"| {i * tenth + 1}-{i * tenth + len(row)} | {last.n_tokens:,} | {last.live:,} "
-            f"| {last.bytes:,} | {1e3 * read:.2f} | {1e3 * write:.2f} |"
+            f"| {first + 1}-{first + len(row)} | {row[-1].n_tokens:,} | {row[-1].live:,} "
+            f"| {row[-1].bytes:,} | {1e3 * read:.2f} | {1e3 * write:.2f} "
+            f"| {median(ratios[first : first + tenth]):.3f} |"
         )
-    full = [row for row in rows if row[0].live == options.budget]
-    if len(full) > 1:
-        first, end = (statistics.median(t.write_s for t in row) for row in (full[0], full[-1]))
-        print(f"writing, last tenth / first tenth with a full cache: {end / first:.3f}")
+    print(f"writing a token, last half, old / young: {median(ratios[len(ratios) // 2 :]):.3f}")
     if len(turns) > 20:
         print(f"cache bytes after turn 20: {turns[19].bytes:,}, at the end: {turns[-1].bytes:,}")
 

@@ -99,5 +99,5 @@ def test_long_chat_runs(bundled: Path) -> None:
     lines = done.stdout.splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 13
     assert "| 128 |" in lines[-3]
-    assert lines[-2].startswith("writing, last tenth / first tenth with a full cache: ")
+    assert lines[-2].startswith("writing a token, last half, old / young: ")
     assert lines[-1].startswith("cache bytes after turn 20: ")
