@@ -401,3 +401,15 @@ def test_no_bar_without_a_terminal(llama: Path) -> None:
     done = a2sf("run", "-m", llama, "-n", "1", "--budget", "512", stdin=TEXT * 200)
     assert "\x1b" not in done.stderr
     assert "\r" not in done.stderr
+
+
+def test_pinned_positions(llama: Path) -> None:
+    options = ("run", "-m", llama, "-p", TEXT, "-n", "4", "--budget", "24", "--sinks", "2")
+    done = a2sf(*options, "--pinned", "9-12,1-4", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["options"]
+    assert found["pinned"] == [[1, 4], [9, 12]]
+    assert found["sinks"] == 4  # a range that begins among them extends them
+    assert "sinks 4, recent 6, factor 0.99, pinned 1-4,9-12" in done.stderr
+    plain = a2sf(*options, "--pinned", "4", "--json")
+    assert json.loads(plain.stdout)["options"]["pinned"] == [[0, 4]]
