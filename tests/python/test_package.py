@@ -22,8 +22,11 @@ def test_mypy_strict(tmp_path: Path) -> None:
     """The sources and the generated stub, put together as in a wheel."""
     package = tmp_path / "a2sf"
     package.mkdir()
-    for source in (ROOT / "python" / "a2sf").glob("*.py*"):
-        (package / source.name).write_bytes(source.read_bytes())
+    sources = ROOT / "python" / "a2sf"
+    for source in sources.rglob("*.py*"):
+        copy = package / source.relative_to(sources)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(source.read_bytes())
     folders = [Path(str(a2sf._core.__file__)).parent, *map(Path, a2sf.__path__)]
     stub = next(f / "_core.pyi" for f in folders if (f / "_core.pyi").is_file())
     (package / "_core.pyi").write_bytes(stub.read_bytes())

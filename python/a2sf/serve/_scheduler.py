@@ -1,0 +1,280 @@
+"""The thread that computes: it owns the batch, takes sequences from the queue and hands out tokens.
+
+Everything else runs in the event loop. The two meet in a queue of new jobs one way, and calls of
+the loop the other; a job's own fields are written by one side only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._batch import Batch, BatchStream
+from .._core import OptionError
+from .._engine import Engine
+from .._results import Generation, Token
+from ._errors import ApiError, bad_request
+from ._metrics import Metrics
+from ._options import ServerOptions
+from ._requests import Request
+
+GONE = 499  # the status by which a client that went away is counted; it is never sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """News of one sequence: tokens, and at its end what came of it."""
+
+    index: int
+    tokens: list[Token]
+    result: Generation | None = None
+    error: ApiError | None = None
+    n_prompt: int = 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the sequence is over."""
+        return self.result is not None or self.error is not None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Call:
+    """A request being served: its sequences' news arrive in `events`, an item per sequence."""
+
+    n_sequences: int
+    arrived: float
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    cancelled: bool = False  # written by the loop, read by the thread
+    n_ended: int = 0
+    has_token: bool = False
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """One sequence of a call."""
+
+    call: Call
+    index: int
+    ids: NDArray[np.int32]
+    request: Request
+    deadline: float
+    stream: BatchStream | None = None
+
+
+class Scheduler:
+    """Serves calls with one batch.
+
+    Made, started and stopped by the server; `submit` and `cancel` belong to the event loop.
+    """
+
+    def __init__(self, engine: Engine, options: ServerOptions, metrics: Metrics) -> None:
+        self._engine = engine
+        self._options = options
+        self._metrics = metrics
+        self._batch = Batch(engine, size=options.parallel)
+        self._inbox: SimpleQueue[Job | None] = SimpleQueue()  # None wakes the thread
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._news: list[tuple[Job, Event]] = []
+        self._n_open = 0  # sequences accepted and not over; the loop's
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="a2sf-serve", daemon=True)
+
+    # In the event loop.
+
+    def start(self) -> None:
+        """Start the thread; its news go to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self, grace_s: float) -> None:
+        """Take nothing new, and end what runs within some seconds. A signal handler may call it."""
+        stop_at = time.monotonic() + grace_s
+        self._stop_at = stop_at if self._stop_at is None else min(stop_at, self._stop_at)
+        self._inbox.put(None)
+
+    async def join(self) -> None:
+        """Wait until the thread has ended, which `stop` must have asked for."""
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it runs and takes requests."""
+        return self._thread.is_alive() and self._stop_at is None
+
+    def submit(self, request: Request, prompts: list[NDArray[np.int32]]) -> Call:
+        """Queue a request's sequences: all of them, or none and an ApiError."""
+        if not self.is_healthy:
+            raise ApiError(503, "server: one that runs expected, found it shutting down")
+        room = self._options.parallel + self._options.queue
+        n = len(prompts)
+        if n > room:
+            raise bad_request(f"prompt: at most {room} prompts expected, found {n}", "prompt")
+        if self._n_open + n > room:
+            found = f"{self._n_open} of {room} taken"
+            raise ApiError(
+                429,
+                f"queue: room for {n} more expected, found {found}",
+                code="queue_full",
+                retry_after_s=1,
+            )
+        self._n_open += n
+        now = time.monotonic()
+        limit = self._options.timeout_s
+        call = Call(n_sequences=n, arrived=now)
+        for i, ids in enumerate(prompts):
+            deadline = now + limit if limit > 0 else float("inf")
+            self._inbox.put(Job(call=call, index=i, ids=ids, request=request, deadline=deadline))
+        return call
+
+    def cancel(self, call: Call) -> None:
+        """End a call's sequences that still run or wait. They say so in its events."""
+        call.cancelled = True
+
+    def _deliver(self, news: list[tuple[Job, Event]]) -> None:
+        now = time.monotonic()
+        for job, event in news:
+            call = job.call
+            if event.tokens and not call.has_token:
+                call.has_token = True
+                self._metrics.first_token_s.observe(now - call.arrived)
+            if event.is_last:
+                self._n_open -= 1
+                call.n_ended += 1
+                if call.n_ended == call.n_sequences:
+                    self._metrics.request_s.observe(now - call.arrived)
+            call.events.put_nowait(event)
+
+    # In the thread.
+
+    def _run(self) -> None:
+        while self._receive():
+            try:
+                self._turn()
+            except Exception as error:  # nobody knows what state it left: begin with a new batch
+                for job in [*self._waiting, *self._running]:
+                    self._fail(job, api_error(error), "error")
+                self._batch = Batch(self._engine, size=self._options.parallel)
+            self._publish()
+
+    def _turn(self) -> None:
+        self._end_overdue()
+        self._admit()
+        if self._running:
+            self._step()
+        self._metrics.running.set(len(self._running))
+        self._metrics.waiting.set(len(self._waiting))
+        caches = [job.stream.cache for job in self._running if job.stream is not None]
+        self._metrics.kv_bytes.set(sum(cache.bytes for cache in caches))
+
+    def _receive(self) -> bool:
+        """Take new jobs; wait for one if there is nothing to do. False at the end."""
+        while True:
+            idle = not self._waiting and not self._running
+            if idle and self._stop_at is not None and self._inbox.empty():
+                return False
+            try:
+                job = self._inbox.get(block=idle)
+            except Empty:
+                return True
+            if job is not None:
+                self._waiting.append(job)
+
+    def _end_overdue(self) -> None:
+        """End those whose client is gone or whose time is up, and all when the server ends."""
+        now = time.monotonic()
+        stopping = self._stop_at is not None
+        stopped = self._stop_at is not None and now >= self._stop_at
+        for job in [*self._waiting, *self._running]:
+            if job.call.cancelled:
+                self._fail(job, ApiError(GONE, "client: gone"), "cancelled")
+            elif now >= job.deadline:
+                limit = f"{self._options.timeout_s:g} s"
+                error = ApiError(504, f"time: an answer within {limit} expected", code="timeout")
+                self._fail(job, error, "timeout")
+            elif stopped or (stopping and job.stream is None):
+                error = ApiError(503, "server: shutting down", code="shutting_down")
+                self._fail(job, error, "cancelled")
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self._batch.size:
+            job = self._waiting[0]
+            request = job.request
+            try:
+                job.stream = self._batch.add(
+                    job.ids,
+                    max_tokens=request.max_tokens,
+                    sampling=request.sampling,
+                    stop=request.stop,
+                )
+            except Exception as error:
+                self._fail(job, api_error(error), "error")
+                continue
+            self._waiting.popleft()
+            self._running.append(job)
+
+    def _step(self) -> None:
+        self._batch.step()
+        self._metrics.steps.inc()
+        for job in list(self._running):
+            stream = job.stream
+            assert stream is not None
+            tokens = stream.take()
+            self._metrics.generated_tokens.inc(len(tokens))
+            if stream.error is not None:
+                self._fail(job, api_error(stream.error), "error")
+            elif stream.result is not None:
+                self._running.remove(job)
+                self._metrics.sequences.labels(stream.result.finish_reason).inc()
+                self._metrics.count(stream.result.stats, stream.n_prompt)
+                self._tell(job, tokens, result=stream.result)
+                job.stream = None
+            elif tokens:
+                self._tell(job, tokens)
+
+    def _fail(self, job: Job, error: ApiError, end: str) -> None:
+        """End a job that waits or runs."""
+        if job.stream is not None:
+            self._running.remove(job)
+            job.stream.cancel()
+            job.stream = None
+        else:
+            self._waiting.remove(job)
+        self._metrics.sequences.labels(end).inc()
+        self._tell(job, [], error=error)
+
+    def _tell(
+        self,
+        job: Job,
+        tokens: list[Token],
+        *,
+        result: Generation | None = None,
+        error: ApiError | None = None,
+    ) -> None:
+        event = Event(
+            index=job.index, tokens=tokens, result=result, error=error, n_prompt=len(job.ids)
+        )
+        self._news.append((job, event))
+
+    def _publish(self) -> None:
+        """Hand the news to the event loop."""
+        news, self._news = self._news, []
+        if news and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, news)
+
+
+def api_error(error: Exception) -> ApiError:
+    """Return an error of the library as one for clients."""
+    if isinstance(error, OptionError):
+        return bad_request(str(error))
+    if isinstance(error, MemoryError):
+        return ApiError(503, "memory: enough for this request expected", code="out_of_memory")
+    return ApiError(500, f"server: {error}", code="internal")
