@@ -13,5 +13,7 @@ void command_chat(Arguments arguments);
 void command_inspect(Arguments arguments);
 void command_perplexity(Arguments arguments);
 void command_bench(Arguments arguments);
+// Becomes another program: returns only by an exception.
+void command_serve(Arguments arguments);
 
 }  // namespace a2sf::cli

@@ -31,6 +31,7 @@ constexpr Command kCommands[] = {
     {"inspect", "show what is in a GGUF file", command_inspect},
     {"perplexity", "score a text file", command_perplexity},
     {"bench", "measure speed and memory", command_bench},
+    {"serve", "answer over HTTP with OpenAI's interface (needs Python)", command_serve},
 };
 
 std::string main_help() {

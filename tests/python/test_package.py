@@ -25,7 +25,7 @@ def test_mypy_strict(tmp_path: Path) -> None:
     sources = ROOT / "python" / "a2sf"
     for source in sources.rglob("*.py*"):
         copy = package / source.relative_to(sources)
-        copy.parent.mkdir(exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(source.read_bytes())
     folders = [Path(str(a2sf._core.__file__)).parent, *map(Path, a2sf.__path__)]
     stub = next(f / "_core.pyi" for f in folders if (f / "_core.pyi").is_file())
