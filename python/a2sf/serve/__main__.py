@@ -14,10 +14,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; return the exit status."""
     given = vars(make_parser().parse_args(arguments))
     try:
+        options, eviction = options_from(given), eviction_from(given)
         require_packages()
         from ._run import run
 
-        options, eviction = options_from(given), eviction_from(given)
         app = create_app(engine_from(given, eviction), options)
         run(app, options, host=given["host"], port=given["port"])
     except _core.OptionError as error:
