@@ -29,7 +29,7 @@ from ._errors import ApiError, bad_request
 from ._http import Gate, Json, error_response, read_body, refuse_route, respond, unexpected
 from ._metrics import Metrics
 from ._options import ServerOptions
-from ._requests import Request, parse_chat, parse_completion, told
+from ._requests import Request, parse_chat, parse_completion
 from ._scheduler import Scheduler
 
 Parse = Callable[[bytes, ServerOptions, str], Request]
@@ -137,6 +137,7 @@ class Service:
     def _prompts(self, request: Request) -> list[NDArray[np.int32]]:
         """Return the ids of each sequence's prompt."""
         tokenizer = self._engine.tokenizer
+        field = "messages" if request.messages else "prompt"
         try:
             if request.messages:
                 lists = [self._chat_ids(request.messages)]
@@ -147,18 +148,18 @@ class Service:
                 ]
             prompts = [as_ids(ids, tokenizer.n_vocab, what="prompt") for ids in lists]
         except (Error, TypeError) as error:
-            raise told(error) from None
+            raise bad_request(str(error), field) from None
         eviction = self._engine.eviction
         evicts = eviction is not None and _core.policy_evicts(eviction.policy)
         n_ctx = self._engine.info.n_ctx
         for ids in prompts:
             if len(ids) == 0:
-                raise bad_request("prompt: at least 1 token expected, found 0", "prompt")
+                raise bad_request("prompt: at least 1 token expected, found 0", field)
             if len(ids) > n_ctx and not evicts:
                 raise bad_request(
                     f"prompt: at most {n_ctx} tokens expected (the model's context; a server "
                     f"started with --budget has no limit), found {len(ids)}",
-                    "messages" if request.messages else "prompt",
+                    field,
                     "context_length_exceeded",
                 )
         return prompts
