@@ -80,7 +80,8 @@ class ServeProcess:
             self.process.kill()
             raise
         if error is None:
-            assert (self.process.returncode, errors) == (0, "")
+            assert errors == "", errors
+            assert self.process.returncode == 0, self.process.returncode
 
     def client(self, key: str = "none") -> openai.OpenAI:
         """OpenAI's client, which tries only once."""

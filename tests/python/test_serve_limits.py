@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -363,6 +364,19 @@ def test_a_signal_ends_answers_with_an_error(bundled: Path, number: signal.Signa
         assert server.process.wait(timeout=60) == 0
 
 
+def test_a_second_signal_ends_it_at_once(bundled: Path) -> None:
+    with ServeProcess(bundled, "--grace", 10_000, *ENDLESS_OPTIONS) as server:
+        stream = server.endless()
+        next(iter(stream))
+        server.process.send_signal(signal.SIGINT)
+        next(iter(stream))  # goes on for its grace
+        server.process.send_signal(signal.SIGINT)
+        _, error = collect(stream)
+        assert isinstance(error, openai.APIError)
+        assert error.code == "shutting_down"
+        assert server.process.wait(timeout=60) == 0
+
+
 def test_a_signal_lets_answers_end(bundled: Path) -> None:
     n_tokens = 300
     engine = a2sf.Engine(bundled, eviction=a2sf.Eviction(budget=64))
@@ -381,6 +395,34 @@ def test_a_signal_lets_answers_end(bundled: Path) -> None:
         assert error is None
         assert first + rest == expected
         assert server.process.wait(timeout=60) == 0
+
+
+def test_a_body_that_does_not_come(bundled: Path) -> None:
+    with ServeProcess(bundled, "--timeout", 0.3) as server:
+        connection = http.client.HTTPConnection(server.root.removeprefix("http://"))
+        connection.putrequest("POST", "/v1/completions")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b'{"prompt"')
+        answer = connection.getresponse()
+        assert (answer.status, json.load(answer)["error"]["code"]) == (408, "timeout")
+        connection.close()
+
+
+def test_an_open_address_without_key_is_told(bundled: Path) -> None:
+    line = [sys.executable, "-m", "a2sf.serve", "-m", str(bundled), "--port", "0"]
+    for options, warned in ((["--host", "0.0.0.0"], True), ([], False)):
+        process = subprocess.Popen(
+            [*line, *options],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("a2sf: serving ")
+        process.send_signal(signal.SIGTERM)
+        assert ("--api-key" in process.communicate(timeout=60)[1]) == warned
 
 
 def test_a_port_that_is_taken(server: ServeProcess, bundled: Path) -> None:

@@ -36,7 +36,7 @@ def test_no_answer_is_lost_or_mixed(bundled: Path) -> None:
     prompts = make_prompts(engine)
     expected = [engine.generate(prompt, max_tokens=N_TOKENS).text for prompt in prompts]
     assert len(set(expected)) > N_REQUESTS / 2  # so that a mixed one is another
-    options = ["--budget", BUDGET, "--parallel", 8, "--queue", N_CLIENTS]
+    options = ["--budget", BUDGET, "--parallel", 8, "--queue", N_CLIENTS, "--threads", 1]
     with ServeProcess(bundled, *options) as server:
         clients = [server.client() for _ in range(N_CLIENTS)]
 

@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _core.Error as error:
         print(f"a2sf: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while the model is loaded
+        return 130
     return 0
 
 

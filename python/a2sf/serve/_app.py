@@ -126,7 +126,7 @@ class Service:
         return Json({"status": "ok"})
 
     async def _serve(self, http: HttpRequest, parse: Parse) -> Response:
-        body = await read_body(http, self._options.max_request_bytes)
+        body = await read_body(http, self._options)
         request = parse(body, self._options, self.model_name)
         # Long texts take a while, and the event loop must not wait for them.
         prompts = await run_in_threadpool(self._prompts, request)

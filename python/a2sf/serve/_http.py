@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ._answers import Answer, server_sent
 from ._errors import ApiError
 from ._metrics import Metrics
+from ._options import ServerOptions
 from ._scheduler import GONE, Call, Event, Scheduler
 
 # The rest of a body that is too large is read up to here, so that its sender sees the answer.
@@ -96,8 +97,18 @@ async def unexpected(http: HttpRequest, error: Exception) -> Response:
     return to_response(ApiError(500, "server: a fault, told in its log", code="internal"))
 
 
-async def read_body(http: HttpRequest, most: int) -> bytes:
-    """Return a request's body, if it is JSON and not too large."""
+async def read_body(http: HttpRequest, options: ServerOptions) -> bytes:
+    """Return a request's body, if it is JSON, not too large and not too slow."""
+    limit = options.timeout_s
+    try:
+        return await asyncio.wait_for(receive_body(http, options.max_request_bytes), limit or None)
+    except asyncio.TimeoutError:
+        message = f"body: all of it within {limit:g} s expected"
+        raise ApiError(408, message, code="timeout") from None
+
+
+async def receive_body(http: HttpRequest, most: int) -> bytes:
+    """Return a request's body without regard to time."""
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     # A web page elsewhere can make a browser send other types without asking this server first.
     if kind != "application/json":

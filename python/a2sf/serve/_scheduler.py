@@ -105,6 +105,11 @@ class Scheduler:
         """Wait until the thread has ended, which `stop` must have asked for."""
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the thread's end, outside the event loop; return whether it has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
     @property
     def is_healthy(self) -> bool:
         """Whether it runs and takes requests."""
