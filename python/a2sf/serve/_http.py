@@ -194,26 +194,32 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; it ends early when the client leaves."""
         started = False
-
-        async def write(*items: dict[str, Any] | str) -> None:
-            data = b"".join(map(server_sent, items))
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-
+        items: list[dict[str, Any] | str] = []
         async with watched(receive, self._scheduler, self._call):
             async for event in events(self._call):
                 if event.error is not None:
                     if not started:
                         await to_response(event.error)(scope, receive, send)
                         return
-                    await write(event.error.body)
+                    items.append(event.error.body)
                     break
                 if not started:
                     started = True
                     head = {"status": self.status_code, "headers": self.raw_headers}
                     await send({"type": "http.response.start", **head})
-                    await write(*self._answer.begin())
-                if chunks := self._answer.add(event):
-                    await write(*chunks)
+                    items += self._answer.begin()
+                items += self._answer.add(event)
+                # All that is there in one write, and then back to the event loop: it would not
+                # notice otherwise that the client has left.
+                if items and self._call.events.empty():
+                    await send(body_part(items, more=True))
+                    items = []
             else:
-                await write(*self._answer.end(), "[DONE]")
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+                items += [*self._answer.end(), "[DONE]"]
+            await send(body_part(items, more=False))
+
+
+def body_part(items: list[dict[str, Any] | str], *, more: bool) -> Message:
+    """Return the ASGI message that sends some events."""
+    data = b"".join(map(server_sent, items))
+    return {"type": "http.response.body", "body": data, "more_body": more}
