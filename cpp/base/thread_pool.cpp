@@ -22,12 +22,24 @@ namespace {
 // Spins before a worker sleeps: about 50 microseconds, longer than the gap between two operations.
 constexpr int kSpins = 2000;
 
+// Of a worker. The system's default, often 8 MiB, counts against a limit of address space in full.
+constexpr size_t kStackBytes = size_t{1} << 20;
+
 void pause_cpu() {
 #if defined(__x86_64__)
     _mm_pause();
 #elif defined(__aarch64__)
     asm volatile("yield");
 #endif
+}
+
+bool start_thread(pthread_t &thread, void *(*call)(void *), void *argument) {
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes) != 0) return false;
+    pthread_attr_setstacksize(&attributes, kStackBytes);
+    const int status = pthread_create(&thread, &attributes, call, argument);
+    pthread_attr_destroy(&attributes);
+    return status == 0;
 }
 
 // How many forks lie between the first pool's process and this one: asking the system at every loop
@@ -89,7 +101,13 @@ struct ThreadPool::State {
     std::atomic<size_t> n_sleeping{0};
     std::mutex mutex;
     std::condition_variable wake;
-    std::vector<std::thread> workers;
+    std::vector<pthread_t> workers;
+
+    struct Start {
+        ThreadPool *pool;
+        size_t worker;
+    };
+    std::vector<Start> starts;  // [n_threads]
 
     explicit State(size_t n_threads) : ranges(n_threads) {}
 
@@ -108,11 +126,23 @@ ThreadPool::ThreadPool(size_t n_threads)
     : n_threads_(n_threads == 0 ? 1 : n_threads),
       n_forks_(count_forks()),
       state_(std::make_unique<State>(n_threads_)) {
-    try {
-        for (size_t worker = 1; worker < n_threads_; ++worker) {
-            state_->workers.emplace_back([this, worker] { worker_loop(worker); });
-        }
-    } catch (const std::exception &) {
+    state_->workers.reserve(n_threads_ - 1);
+    state_->starts.resize(n_threads_);
+    bool started = true;
+    for (size_t worker = 1; worker < n_threads_ && started; ++worker) {
+        state_->starts[worker] = {this, worker};
+        pthread_t thread;
+        started = start_thread(
+            thread,
+            [](void *start) -> void * {
+                const auto [pool, index] = *static_cast<State::Start *>(start);
+                pool->worker_loop(index);
+                return nullptr;
+            },
+            &state_->starts[worker]);
+        if (started) state_->workers.push_back(thread);
+    }
+    if (!started) {
         const size_t n_started = state_->workers.size() + 1;
         stop();
         throw DeviceError(str("threads: ", n_threads, " expected, the system gave ", n_started));
@@ -135,7 +165,7 @@ void ThreadPool::stop() {
         state_->generation.fetch_add(1);
     }
     state_->wake.notify_all();
-    for (std::thread &worker : state_->workers) worker.join();
+    for (const pthread_t worker : state_->workers) pthread_join(worker, nullptr);
 }
 
 void ThreadPool::worker_loop(size_t worker) {
