@@ -1,5 +1,5 @@
-// Saved sessions: what a session has read, as a file. A long document is read once; what survived of
-// it in the cache continues later, bit for bit, as if the session had never ended.
+// Saved sessions: what a session has read, as a file. A long document is read once; what survived
+// of it in the cache continues later, bit for bit, as if the session had never ended.
 //
 // A file belongs to one model and one set of options, and says which. It is written beside its
 // place and renamed there, so that a name never stands for half a session.

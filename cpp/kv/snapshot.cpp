@@ -1,8 +1,8 @@
 // The cache as bytes: what of Cache is saved and loaded.
 //
-// Per cache: n_evicted (u64), then each head's live and n_holes (u32 both), layer by layer; then per
-// head the slots of its live tokens and of its holes (u32 each), and of the live ones, in the order
-// of slots: positions (i32), each lane's scores (f32), K rows, V rows. Holes hold nothing.
+// Per cache: n_evicted (u64), then each head's live and n_holes (u32 both), layer by layer; then
+// per head the slots of its live tokens and of its holes (u32 each), and of the live ones, in the
+// order of slots: positions (i32), each lane's scores (f32), K rows, V rows. Holes hold nothing.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -98,9 +98,8 @@ void Cache::load_head(size_t index, ByteReader &in, size_t n_tokens, std::span<s
     in.get_all(std::span(order_.data() + base, head.live), "order of slots");
     in.get_all(holes, "holes");
     check_slots(index, in);
-    each_live(holes, top, [&](size_t, size_t slot) {
-        pos_[base + slot] = in.get<int32_t>("positions");
-    });
+    each_live(holes, top,
+              [&](size_t, size_t slot) { pos_[base + slot] = in.get<int32_t>("positions"); });
     check_positions(index, in, n_tokens);
     for (size_t lane = 0; lane < n_lanes(); ++lane) {
         float *scores = score_row(layer, lane, within);

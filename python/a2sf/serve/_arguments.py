@@ -14,6 +14,7 @@ from ._options import ServerOptions
 EVICTION = (
     "policy", "budget", "forgetting_factor", "sinks", "recent", "window", "scope", "pooling",
     "prefill",
+    "positions",
 )  # fmt: skip
 KEYS_VARIABLE = "A2SF_API_KEY"
 
@@ -94,6 +95,7 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     add("--scope", metavar="WHICH", help="head: each KV head keeps its own tokens; layer: the same")
     add("--pooling", type=int, metavar="N", help="a token keeps neighbours within N/2 alive; odd")
     add("--prefill", metavar="MODE", help="evict after every prompt token, chunk, or the full one")
+    add("--positions", metavar="WHICH", help="original, or compact: kept tokens in a row")
 
 
 def eviction_from(given: dict[str, Any]) -> Eviction | None:
