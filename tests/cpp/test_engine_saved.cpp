@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -158,4 +159,22 @@ TEST_CASE("damage is an error, and no file is left half written") {
         }
     }
     CHECK_THROWS_AS(save_session(session, "/nonexistent/place"), Error);
+}
+
+// A2SF_WRITE_SESSIONS=FOLDER also keeps them: seeds for fuzz_saved_session.
+TEST_CASE("seeds of every policy load") {
+    const char *folder = std::getenv("A2SF_WRITE_SESSIONS");
+    for (const Policy *policy : policies()) {
+        CAPTURE(policy->name);
+        SessionOptions options = with(*policy, KvType::F16);
+        if (policy->evicts()) options.eviction.budget = Amount::of_tokens(40);
+        Session session(tiny().model, options);
+        session.feed(some_ids(policy->evicts() ? 45 : 3));
+        TemporaryFile file;
+        save_session(session, file.path, some_ids(2));
+        CHECK(load_session(tiny().model, file.path, 1).session->n_tokens() == session.n_tokens());
+        if (folder == nullptr) continue;
+        std::filesystem::copy_file(file.path, std::string(folder) + "/" + policy->name,
+                                   std::filesystem::copy_options::overwrite_existing);
+    }
 }
