@@ -59,6 +59,7 @@ KEYWORDS: list[tuple[Any, dict[str, Any]]] = [
             "scope": None,
             "pooling": None,
             "prefill": None,
+            "positions": None,
             "pinned": None,
         },
     ),
