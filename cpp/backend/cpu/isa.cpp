@@ -6,7 +6,8 @@
 
 #include "base/error.h"
 
-#if defined(__aarch64__)
+#if defined(A2SF_SCALAR_ONLY)
+#elif defined(__aarch64__)
 #include <sys/auxv.h>
 #elif defined(__x86_64__)
 #include <cpuid.h>
@@ -30,7 +31,8 @@ struct IsaEntry {
     const Kernels &(*kernels)();
 };
 
-#if defined(__x86_64__)
+#if defined(A2SF_SCALAR_ONLY)
+#elif defined(__x86_64__)
 // By hand, because clang before 15 does not know the name.
 bool has_f16c() {
     unsigned a = 0, b = 0, c = 0, d = 0;
@@ -70,7 +72,8 @@ bool has_dot_product() {
 // Best last.
 constexpr IsaEntry kIsas[] = {
     {"scalar", [] { return true; }, kernels_scalar},
-#if defined(__x86_64__)
+#if defined(A2SF_SCALAR_ONLY)
+#elif defined(__x86_64__)
     {"avx2", has_avx2, kernels_avx2},
     {"avx512", has_avx512, kernels_avx512},
     {"amx", has_amx, kernels_amx},
