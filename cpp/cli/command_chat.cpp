@@ -1,6 +1,5 @@
 // a2sf chat: a conversation in the terminal, or one over a pipe, a line a turn.
 #include <algorithm>
-#include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
@@ -71,15 +70,9 @@ void call_help(Chat &, const std::string &) {
 void call_stats(Chat &chat, const std::string &) {
     const Session &session = chat.conversation.session();
     const Cache &cache = session.cache();
-    size_t most_live = 0;
-    for (size_t layer = 0; layer < cache.shape().n_layers; ++layer) {
-        for (size_t head = 0; head < cache.shape().n_kv_heads; ++head) {
-            most_live = std::max(most_live, cache.live(layer, head));
-        }
-    }
     std::string text = str("  turns      ", grouped(chat.conversation.n_turns()), ", ",
                            grouped(session.n_tokens()), " tokens read\n");
-    text += str("  kept       ", grouped(most_live), " tokens per head at most, ",
+    text += str("  kept       ", grouped(cache.most_live()), " tokens per head at most, ",
                 grouped(cache.n_evicted()), " evicted (tokens x heads)\n");
     text += str("  KV cache   ", human_bytes(cache.n_bytes()), " allocated, ",
                 human_bytes(cache.n_bytes_full(session.n_tokens())), " would keep everything\n");
@@ -95,8 +88,7 @@ void call_stats(Chat &chat, const std::string &) {
 
 void call_save(Chat &chat, const std::string &path) {
     chat.conversation.save(path);
-    tell(chat, str("saved ", grouped(chat.conversation.session().n_tokens()), " tokens as ", path,
-                   ", ", human_bytes(std::filesystem::file_size(path))));
+    note_saved(chat.arguments.shared, chat.conversation.session(), path);
 }
 
 void call_load(Chat &chat, const std::string &path) {
@@ -230,9 +222,7 @@ std::optional<std::string> system_prompt(const ChatArguments &arguments) {
     if (*arguments.system_file == "-") {
         throw UsageError("--system-file: a file expected, found - (messages come from there)");
     }
-    std::string text = read_text(*arguments.system_file);
-    if (!text.empty() && text.back() == '\n') text.pop_back();
-    return text;
+    return read_prompt_file(*arguments.system_file);
 }
 
 // The defaults of a chat: it may go on for ever.

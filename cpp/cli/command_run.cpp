@@ -1,5 +1,4 @@
 // a2sf run: generates text from one prompt.
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -87,9 +86,7 @@ std::string read_prompt(const RunArguments &run) {
         throw UsageError(
             "prompt: -p TEXT, -f PATH or a pipe on standard input expected, found none");
     }
-    std::string text = read_text(run.file.value_or("-"));
-    if (!text.empty() && text.back() == '\n') text.pop_back();
-    return text;
+    return read_prompt_file(run.file.value_or("-"));
 }
 
 // Writes the generation to standard output as it comes; nothing with --json.
@@ -273,8 +270,7 @@ void run_prompt(RunArguments &run) {
     const Generation &generation = generator.result();
     if (run.save_session) {
         save_session(session, *run.save_session);
-        note(shared, str("saved ", grouped(session.n_tokens()), " tokens as ", *run.save_session,
-                         ", ", human_bytes(std::filesystem::file_size(*run.save_session))));
+        note_saved(shared, session, *run.save_session);
     }
     if (shared.json) print(to_json(run, prompt, prompt_ids, generation, session));
     note_context(run, generation, session);

@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <system_error>
 
@@ -224,6 +225,12 @@ std::string read_text(const std::string &path) {
     return text;
 }
 
+std::string read_prompt_file(const std::string &path) {
+    std::string text = read_text(path);
+    if (!text.empty() && text.back() == '\n') text.pop_back();
+    return text;
+}
+
 void note(const SharedArguments &shared, std::string_view text) {
     if (!shared.quiet) print_error(str("a2sf: ", text, "\n"));
 }
@@ -235,6 +242,11 @@ void note_greedy(const SharedArguments &shared, const SamplingOptions &sampling)
         sampling.min_p != plain.min_p) {
         note(shared, "--top-k, --top-p, --min-p: no effect at --temp 0, the likeliest token");
     }
+}
+
+void note_saved(const SharedArguments &shared, const Session &session, const std::string &path) {
+    note(shared, str("saved ", grouped(session.n_tokens()), " tokens as ", path, ", ",
+                     human_bytes(std::filesystem::file_size(path))));
 }
 
 std::string describe_cache(const EvictionConfig &config) {

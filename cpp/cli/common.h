@@ -52,11 +52,17 @@ std::string model_path(const SharedArguments &shared);
 // The bytes of a file, of standard input for "-". Throws Error.
 std::string read_text(const std::string &path);
 
+// The same without one newline at its end: a prompt.
+std::string read_prompt_file(const std::string &path);
+
 // Reports to standard error unless quiet: "a2sf: text".
 void note(const SharedArguments &shared, std::string_view text);
 
 // Says what would otherwise surprise: options that greedy sampling has no use for.
 void note_greedy(const SharedArguments &shared, const SamplingOptions &sampling);
+
+// Says what has just been saved as `path`.
+void note_saved(const SharedArguments &shared, const Session &session, const std::string &path);
 
 // A cache as configured for what the session has read: "a2sf, budget 1,024 (sinks 4, ...)".
 std::string describe_cache(const EvictionConfig &config);

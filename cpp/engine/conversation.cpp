@@ -127,9 +127,7 @@ Generation Conversation::ask(std::string_view message, const GenerateOptions &op
     while (!stops() && generator.next(token)) tell(token.text);
     generator.interrupt();  // nothing, if it has ended by itself
     tell(generator.rest());
-    const bool full = !session_->cache().config().evicts() &&
-                      session_->n_tokens() >= session_->model().config().n_ctx;
-    if (!full) generator.settle();
+    if (!session_->is_full()) generator.settle();
     note_read(generator.result().ids, n_before + prompt.size());
     return generator.result();
 }

@@ -89,10 +89,6 @@ bool Generator::start_chunk(std::span<const int32_t> prompt, const Progress &pro
     };
     try {
         if (!prompt.empty()) n_read_ = session_.feed_chunk(prompt, n_read_, progress);
-        const bool read = n_read_ == prompt.size();
-        if (progress && !prompt.empty() && !progress(n_read_, prompt.size()) && !read) {
-            throw Interrupted();
-        }
     } catch (const Interrupted &) {
         note();
         throw;
@@ -106,9 +102,8 @@ bool Generator::start_chunk(std::span<const int32_t> prompt, const Progress &pro
 // Whether one more token may be generated; ends the generation if not.
 bool Generator::check_room() {
     if (done_) return false;
-    const bool full = !session_.cache().config().evicts() &&
-                      session_.n_tokens() >= session_.model().config().n_ctx;
-    if (result_.ids.size() < options_.max_tokens && (pending_ < 0 || !full)) return true;
+    const bool fits = pending_ < 0 || !session_.is_full();
+    if (result_.ids.size() < options_.max_tokens && fits) return true;
     finish(FinishReason::Length);
     return false;
 }
@@ -200,11 +195,7 @@ void Generator::finish(FinishReason reason) {
     stats.kv_bytes_full = cache.n_bytes_full(session_.n_tokens());
     stats.n_evicted = cache.n_evicted() - n_evicted_before_;
     stats.budget = cache.config().budget;
-    for (size_t layer = 0; layer < cache.shape().n_layers; ++layer) {
-        for (size_t head = 0; head < cache.shape().n_kv_heads; ++head) {
-            stats.n_live = std::max(stats.n_live, cache.live(layer, head));
-        }
-    }
+    stats.n_live = cache.most_live();
 }
 
 std::string Generator::rest() {

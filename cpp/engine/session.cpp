@@ -47,6 +47,19 @@ class Workspace {
     std::vector<int32_t> pos;     // [batch]
     std::vector<Cache *> caches;  // of a step
     Buffer<float> logits;         // [logit_rows, n_vocab], of more tokens than one
+
+    // Calls give(first, n, rows) for the logits of the last chunk's m tokens, as many at a time as
+    // the decoder computes.
+    template <typename Give>
+    void each_logits(size_t m, bool independent, size_t n_vocab, const Give &give) {
+        const size_t n_rows = decoder.logit_rows();
+        if (logits.size() == 0) logits = Buffer<float>(n_rows * n_vocab, "logits");
+        for (size_t i = 0; i < m; i += n_rows) {
+            const size_t n = std::min(n_rows, m - i);
+            decoder.logits(i, n, independent, logits.data());
+            give(i, n, logits.data());
+        }
+    }
 };
 
 std::shared_ptr<Workspace> make_workspace(const Model &model, SessionOptions options, size_t most) {
@@ -90,6 +103,10 @@ const Backend &Session::backend() const {
 std::span<const float> Session::logits() const {
     if (!parts_->has_logits) return {};
     return {parts_->logits.data(), parts_->logits.size()};
+}
+
+bool Session::is_full() const {
+    return !cache().config().evicts() && n_tokens_ >= model_->config().n_ctx;
 }
 
 void Session::reset() {
@@ -181,9 +198,13 @@ void Session::prepare(size_t n_ids) {
     cache.reserve(std::min(bound, std::max({n_needed, n_reserved_, doubled})));
 }
 
-// One chunk of ids, of which the first n_done have been read; prepared for all of them.
-size_t Session::run_chunk(std::span<const int32_t> ids, size_t n_done, const LogitsSink *sink,
-                          const Progress &progress) {
+// One chunk of ids, of which the first n_done have been read.
+size_t Session::read_chunk(std::span<const int32_t> ids, size_t n_done, const LogitsSink *sink,
+                           const Progress &progress) {
+    if (n_done == 0) {
+        check_ids(ids);
+        prepare(ids.size());
+    }
     Workspace &work = *parts_->work;
     const size_t m = std::min(options_.batch, ids.size() - n_done);
     std::iota(work.pos.begin(), work.pos.begin() + static_cast<ptrdiff_t>(m),
@@ -200,37 +221,27 @@ size_t Session::run_chunk(std::span<const int32_t> ids, size_t n_done, const Log
     work.decoder.forward(chunk, {&cache, 1}, proceed);
     broken_ = false;
     n_tokens_ += m;
-    const size_t n_rows = work.decoder.logit_rows(), n_vocab = model_->config().n_vocab;
-    if (sink != nullptr && work.logits.size() == 0) {
-        work.logits = Buffer<float>(n_rows * n_vocab, "logits");
-    }
-    for (size_t i = 0; sink != nullptr && i < m; i += n_rows) {
-        const size_t n = std::min(n_rows, m - i);
-        work.decoder.logits(i, n, false, work.logits.data());
-        (*sink)(n_done + i, n, work.logits.data());
+    if (sink != nullptr) {
+        work.each_logits(m, false, model_->config().n_vocab,
+                         [&](size_t i, size_t n, float *rows) { (*sink)(n_done + i, n, rows); });
     }
     if (last) {
         work.decoder.logits(m - 1, 1, false, parts_->logits.data());
         parts_->has_logits = true;
     }
+    if (progress && !progress(n_done + m, ids.size()) && !last) throw Interrupted();
     return n_done + m;
 }
 
 void Session::run(std::span<const int32_t> ids, const LogitsSink *sink, const Progress &progress) {
-    check_ids(ids);
-    prepare(ids.size());
-    for (size_t done = 0; done < ids.size();) {
-        done = run_chunk(ids, done, sink, progress);
-        if (progress && !progress(done, ids.size()) && done < ids.size()) throw Interrupted();
-    }
+    size_t n_done = 0;
+    do {
+        n_done = read_chunk(ids, n_done, sink, progress);
+    } while (n_done < ids.size());
 }
 
 size_t Session::feed_chunk(std::span<const int32_t> ids, size_t n_done, const Progress &progress) {
-    if (n_done == 0) {
-        check_ids(ids);
-        prepare(ids.size());
-    }
-    return run_chunk(ids, n_done, nullptr, progress);
+    return read_chunk(ids, n_done, nullptr, progress);
 }
 
 void Session::step(std::span<Session *const> sessions, std::span<const int32_t> ids) {
@@ -255,19 +266,14 @@ void Session::step(std::span<Session *const> sessions, std::span<const int32_t> 
     }
     for (Session *session : sessions) session->broken_ = true;
     work.decoder.forward({ids, {work.pos.data(), m}, true, m, true}, work.caches, {});
-    // Rows of logits of several tokens are side by side: through memory of the workspace.
-    const size_t n_rows = work.decoder.logit_rows();
     const size_t n_vocab = sessions[0]->model_->config().n_vocab;
-    if (work.logits.size() == 0) work.logits = Buffer<float>(n_rows * n_vocab, "logits");
-    for (size_t i = 0; i < m; i += n_rows) {
-        const size_t n = std::min(n_rows, m - i);
-        work.decoder.logits(i, n, true, work.logits.data());
+    work.each_logits(m, true, n_vocab, [&](size_t i, size_t n, const float *rows) {
         for (size_t j = 0; j < n; ++j) {
             Parts &parts = *sessions[i + j]->parts_;
-            std::copy_n(work.logits.data() + j * n_vocab, n_vocab, parts.logits.data());
+            std::copy_n(rows + j * n_vocab, n_vocab, parts.logits.data());
             parts.has_logits = true;
         }
-    }
+    });
     for (Session *session : sessions) {
         session->broken_ = false;
         ++session->n_tokens_;

@@ -89,15 +89,16 @@ class Session {
     const Cache &cache() const;
     const Backend &backend() const;
     size_t n_tokens() const { return n_tokens_; }  // read so far
-    std::span<const float> logits() const;         // of the last feed; empty before it
+    bool is_full() const;  // no room for one more token: the context of a cache that keeps all
+    std::span<const float> logits() const;  // of the last feed; empty before it
 
   private:
     struct Parts;
     void check_complete() const;
     void check_ids(std::span<const int32_t> ids) const;
     void prepare(size_t n_ids);
-    size_t run_chunk(std::span<const int32_t> ids, size_t n_done, const LogitsSink *sink,
-                     const Progress &progress);
+    size_t read_chunk(std::span<const int32_t> ids, size_t n_done, const LogitsSink *sink,
+                      const Progress &progress);
     void run(std::span<const int32_t> ids, const LogitsSink *sink, const Progress &progress);
 
     std::shared_ptr<const Model> model_;

@@ -320,6 +320,12 @@ void Cache::remove(size_t layer, size_t head, std::span<const uint32_t> victims)
     state.live = static_cast<uint32_t>(kept);
 }
 
+size_t Cache::most_live() const {
+    size_t most = 0;
+    for (const Head &head : heads_) most = std::max<size_t>(most, head.live);
+    return most;
+}
+
 std::vector<int32_t> Cache::positions(size_t layer, size_t head) const {
     const size_t base = slot_index(layer, head);
     std::vector<int32_t> result(live(layer, head));

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._core import Cache, Error, OptionError
-from ._ids import Ids, as_ids
+from ._core import Cache, Error
+from ._ids import Ids
 from ._options import GREEDY, Eviction, Sampling, native_generate
-from ._results import Generation, Token, generation_from
+from ._results import Generation, Token
+from ._stream import TokenQueue
 
 if TYPE_CHECKING:
     from ._engine import Engine
@@ -73,11 +74,7 @@ class Batch:
             `size` sequences run already.
         """
         options = native_generate(max_tokens, sampling, stop)
-        if isinstance(prompt, str):
-            prompt = self._engine.tokenize(prompt)
-        ids = as_ids(prompt, self._engine.info.n_vocab, what="prompt")
-        if len(ids) == 0:
-            raise OptionError("prompt: at least 1 token expected, found 0")
+        ids = self._engine._prompt_ids(prompt)
         if len(self._running) >= self._size:
             raise Error(f"batch: fewer than {self._size} sequences expected, found as many")
         session = self._engine._native.session(
@@ -131,10 +128,9 @@ class BatchStream:
         "_generator",
         "_ids",
         "_native",
-        "_pending",
         "_reading",
-        "_ready",
         "_result",
+        "_tokens",
     )
 
     def __init__(
@@ -149,8 +145,7 @@ class BatchStream:
         self._generator: _core.Generator | None = generator
         self._ids = ids
         self._reading = True
-        self._ready: list[Token] = []
-        self._pending: list[Token] = []  # generated, but some of their text is still open
+        self._tokens = TokenQueue()
         self._result: Generation | None = None
         self._error: Exception | None = None
 
@@ -161,7 +156,8 @@ class BatchStream:
 
     def take(self) -> list[Token]:
         """Tokens since the last call."""
-        tokens, self._ready = self._ready, []
+        tokens = list(self._tokens.ready)
+        self._tokens.ready.clear()
         return tokens
 
     @property
@@ -189,25 +185,10 @@ class BatchStream:
         self._end()
 
     def _accept(self, item: tuple[int, str, float] | None) -> None:
-        """Take a token, or the end. A token waits while the text it began is not decided yet."""
-        generator = self._live
-        if item is not None:
-            token_id, text, logprob = item
-            self._pending.append(Token(id=token_id, text=text, logprob=logprob))
-            if not generator.holds_text:
-                self._release()
-            return
-        rest = generator.rest()
-        if self._pending:
-            last = self._pending[-1]
-            self._pending[-1] = Token(id=last.id, text=last.text + rest, logprob=last.logprob)
-        self._release()
-        self._result = generation_from(generator.result)
-        self._end()
-
-    def _release(self) -> None:
-        self._ready += self._pending
-        self._pending = []
+        """Take a token, or the end."""
+        self._result = self._tokens.accept(self._live, item)
+        if self._result is not None:
+            self._end()
 
     def _fail(self, error: Exception) -> None:
         self._error = error

@@ -55,23 +55,16 @@ class Dialogue:
         UnsupportedError
             The template writes earlier messages differently now.
         """
-        text = self._tokenizer_text([*self.messages, *messages])
-        ids = self._first(text) if not self.messages else self._next(self._difference(text))
+        text = write_out(self._tokenizer, [*self.messages, *messages])
+        if self.messages:
+            rest = as_bytes(self._difference(text))
+            ids = self._tokenizer._native.encode(rest, True, False, True)
+        else:
+            ids = encode_start(self._tokenizer, text)
         other = self.copy()
         other._prompt = text
         other.messages += [dict(message) for message in messages]
         return other, np.asarray(ids, np.int32)
-
-    def _tokenizer_text(self, messages: Messages) -> str:
-        bos_token, eos_token = special_texts(self._tokenizer)
-        template = self._tokenizer.chat_template
-        return render(template, messages, bos_token=bos_token, eos_token=eos_token)
-
-    def _first(self, text: str) -> list[int]:
-        return encode_start(self._tokenizer, text)
-
-    def _next(self, text: str) -> list[int]:
-        return self._tokenizer._native.encode(as_bytes(text), True, False, True)
 
     def _difference(self, text: str) -> str:
         """Return what follows the newest answer. Templates may trim answers."""
@@ -139,6 +132,12 @@ def special_texts(tokenizer: Tokenizer) -> tuple[str, str]:
     """Texts of the beginning- and end-of-text tokens; empty for none."""
     bos, eos, entry = tokenizer.bos, tokenizer.eos, tokenizer._native.entry
     return "" if bos is None else entry(bos), "" if eos is None else entry(eos)
+
+
+def write_out(tokenizer: Tokenizer, messages: Messages) -> str:
+    """Text of a conversation, by the model's own template."""
+    bos_token, eos_token = special_texts(tokenizer)
+    return render(tokenizer.chat_template, messages, bos_token=bos_token, eos_token=eos_token)
 
 
 def encode_start(tokenizer: Tokenizer, text: str) -> list[int]:

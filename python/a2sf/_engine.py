@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from . import _core
 from ._batch import Batch, BatchStream
-from ._chat import Messages, render
+from ._chat import Messages
 from ._core import OptionError
-from ._dialogue import encode_start, n_opening_tokens, special_texts
+from ._dialogue import encode_start, n_opening_tokens, write_out
 from ._hub import bundled_path, local_path
 from ._ids import Ids, as_ids
 from ._options import (
@@ -205,23 +205,27 @@ class Engine:
         if isinstance(prompts, str):
             raise TypeError("prompts: a sequence of prompts expected, found str")
         batch = self.batch(parallel)
-        streams: list[BatchStream] = []
-        while len(streams) < len(prompts) or batch.n_running > 0:
-            while len(streams) < len(prompts) and batch.n_running < batch.size:
-                streams.append(
-                    batch.add(
-                        prompts[len(streams)],
-                        max_tokens=max_tokens,
-                        sampling=sampling,
-                        stop=stop,
-                        eviction=eviction,
-                    )
+        running: dict[int, BatchStream] = {}  # by the prompt's index
+        results: dict[int, Generation] = {}
+        n_added = 0
+        while n_added < len(prompts) or running:
+            while n_added < len(prompts) and batch.n_running < batch.size:
+                running[n_added] = batch.add(
+                    prompts[n_added],
+                    max_tokens=max_tokens,
+                    sampling=sampling,
+                    stop=stop,
+                    eviction=eviction,
                 )
+                n_added += 1
             batch.step()
-            for stream in streams:
+            for index, stream in list(running.items()):
                 if stream.error is not None:
                     raise stream.error
-        return [stream.result for stream in streams if stream.result is not None]
+                if stream.result is not None:  # its cache goes with it
+                    results[index] = stream.result
+                    del running[index]
+        return [results[index] for index in range(n_added)]
 
     def batch(self, size: int = 8) -> Batch:
         """Return a `Batch`, whose sequences join and leave at any time.
@@ -237,6 +241,15 @@ class Engine:
             A size out of range.
         """
         return Batch(self, size)
+
+    def _prompt_ids(self, prompt: str | Ids) -> NDArray[np.int32]:
+        """Ids of a prompt that begins a text."""
+        if isinstance(prompt, str):
+            prompt = self.tokenize(prompt)
+        ids = as_ids(prompt, self._info.n_vocab, what="prompt")
+        if len(ids) == 0:
+            raise OptionError("prompt: at least 1 token expected, found 0")
+        return ids
 
     def _make_workspace(self, size: int) -> _core.Workspace:
         if not isinstance(size, int) or isinstance(size, bool):
@@ -259,11 +272,7 @@ class Engine:
         Options are checked at once; the prompt is read when the first token is asked for.
         """
         options = native_generate(max_tokens, sampling, stop)
-        if isinstance(prompt, str):
-            prompt = self.tokenize(prompt)
-        ids = as_ids(prompt, self._info.n_vocab, what="prompt")
-        if len(ids) == 0:
-            raise OptionError("prompt: at least 1 token expected, found 0")
+        ids = self._prompt_ids(prompt)
         session = self._native.session(self._session_options(eviction))
         generator = _core.Generator(session, options)
         return TokenStream(generator, ids, show_progress=self._progress, settles=False)
@@ -315,10 +324,7 @@ class Engine:
         eviction: Eviction | None = None,
     ) -> TokenStream:
         """Do as `chat`, but return an iterator of `Token`."""
-        bos_token, eos_token = special_texts(self._tokenizer)
-        template = self._tokenizer.chat_template
-        text = render(template, messages, bos_token=bos_token, eos_token=eos_token)
-        ids = encode_start(self._tokenizer, text)
+        ids = encode_start(self._tokenizer, write_out(self._tokenizer, messages))
         return self.stream(
             ids, max_tokens=max_tokens, sampling=sampling, stop=stop, eviction=eviction
         )

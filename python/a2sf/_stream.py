@@ -15,6 +15,42 @@ from ._progress import prompt_bar
 from ._results import Generation, Token, generation_from
 
 
+class TokenQueue:
+    """Tokens of one generation, in order. One waits while the text that it began is not decided."""
+
+    __slots__ = ("_pending", "ready")
+
+    def __init__(self) -> None:
+        self._pending: list[Token] = []
+        self.ready: deque[Token] = deque()
+
+    def accept(
+        self, generator: _core.Generator, item: tuple[int, str, float] | None
+    ) -> Generation | None:
+        """Take what the generator gave; return the whole generation if that was the end."""
+        if item is not None:
+            token_id, text, logprob = item
+            self._pending.append(Token(id=token_id, text=text, logprob=logprob))
+            if not generator.holds_text:
+                self._release()
+            return None
+        rest = generator.rest()
+        if self._pending:
+            last = self._pending[-1]
+            self._pending[-1] = replace(last, text=last.text + rest)
+        self._release()
+        return generation_from(generator.result)
+
+    def _release(self) -> None:
+        self.ready.extend(self._pending)
+        self._pending.clear()
+
+    def clear(self) -> None:
+        """Drop them all."""
+        self._pending.clear()
+        self.ready.clear()
+
+
 class TokenStream:
     """Iterator of `Token`, made by `Engine.stream` and its like.
 
@@ -25,12 +61,11 @@ class TokenStream:
     __slots__ = (
         "_generator",
         "_ids",
-        "_pending",
-        "_ready",
         "_result",
         "_settles",
         "_show",
         "_started",
+        "_tokens",
     )
 
     def __init__(
@@ -46,8 +81,7 @@ class TokenStream:
         self._show = show_progress
         self._settles = settles  # whether the session is to be used after the generation
         self._started = False
-        self._ready: deque[Token] = deque()
-        self._pending: list[Token] = []  # generated, but some of their text is still open
+        self._tokens = TokenQueue()
         self._result: Generation | None = None
 
     def __iter__(self) -> TokenStream:
@@ -67,13 +101,13 @@ class TokenStream:
         Error
             Something else used the session since the last token.
         """
-        while not self._ready:
+        while not self._tokens.ready:
             if self._generator is None:
                 raise StopIteration
             if not self._started:
                 self._start(self._generator)
             self._advance(self._generator)
-        return self._ready.popleft()
+        return self._tokens.ready.popleft()
 
     def _start(self, generator: _core.Generator) -> None:
         self._started = True
@@ -85,33 +119,17 @@ class TokenStream:
             raise
 
     def _advance(self, generator: _core.Generator) -> None:
-        """Generate once. A token waits while the text that it began is not decided yet."""
-        item = generator.next()
-        if item is None:
-            rest = generator.rest()
-            if self._pending:
-                last = self._pending[-1]
-                self._pending[-1] = replace(last, text=last.text + rest)
-            self._release()
-            self._result = generation_from(generator.result)
+        """Generate once."""
+        self._result = self._tokens.accept(generator, generator.next())
+        if self._result is not None:
             if self._settles:
                 generator.settle()
             self._generator = None
-            return
-        token_id, text, logprob = item
-        self._pending.append(Token(id=token_id, text=text, logprob=logprob))
-        if not generator.holds_text:
-            self._release()
-
-    def _release(self) -> None:
-        self._ready.extend(self._pending)
-        self._pending.clear()
 
     def close(self) -> None:
         """End the generation and free what it holds. The stream gives no more tokens."""
         self._generator = None
-        self._ready.clear()
-        self._pending.clear()
+        self._tokens.clear()
 
     def __enter__(self) -> TokenStream:
         return self

@@ -88,9 +88,7 @@ class PyGenerator {
     void settle() {
         const Lease lease(*shared_);
         check_undisturbed();
-        const Session &session = shared_->session;
-        const bool evicts = session.cache().config().evicts();
-        if (!evicts && session.n_tokens() >= session.model().config().n_ctx) return;
+        if (shared_->session.is_full()) return;
         const nb::gil_scoped_release release;
         generator_.settle();
     }

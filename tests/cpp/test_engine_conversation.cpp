@@ -15,11 +15,6 @@ using namespace a2sf_test;
 
 namespace {
 
-const Engine &tiny() {
-    static const Engine engine = load_tiny();
-    return engine;
-}
-
 SessionOptions with(const std::string &policy, size_t budget) {
     SessionOptions options{.n_threads = 1, .batch = 32};
     options.eviction.policy = policy;

@@ -21,11 +21,6 @@ using namespace a2sf_test;
 
 namespace {
 
-const Engine &tiny() {
-    static const Engine engine = load_tiny();
-    return engine;
-}
-
 SessionOptions with(const Policy &policy, KvType kv_type) {
     SessionOptions options{.kv_type = kv_type, .n_threads = 1, .batch = 32};
     options.eviction.policy = policy.name;

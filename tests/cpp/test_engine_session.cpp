@@ -16,11 +16,6 @@ using namespace a2sf_test;
 
 namespace {
 
-const Engine &tiny() {
-    static const Engine engine = load_tiny();
-    return engine;
-}
-
 std::vector<float> all_logits(const SessionOptions &options, const std::vector<int32_t> &ids) {
     Session session(tiny().model, options);
     std::vector<float> logits;

@@ -129,6 +129,12 @@ inline a2sf::Engine load_tiny(const TinyModel &tiny = {}) {
     return a2sf::Engine::load(path, "cpu");
 }
 
+// The plain one, loaded once.
+inline const a2sf::Engine &tiny() {
+    static const a2sf::Engine engine = load_tiny();
+    return engine;
+}
+
 // Seeded ids of text tokens.
 inline std::vector<int32_t> some_ids(size_t n, unsigned seed = 1) {
     std::mt19937 random(seed);

@@ -13,14 +13,11 @@
 #include "engine/saved_session.h"
 #include "tiny_model.h"
 
+using a2sf_test::tiny;
+
 namespace {
 
 constexpr size_t kHeader = 12;  // magic and version; the fingerprint follows
-
-const a2sf::Engine &tiny() {
-    static const a2sf::Engine engine = a2sf_test::load_tiny();
-    return engine;
-}
 
 void put_right(std::vector<std::byte> &bytes) {
     static const uint64_t model = a2sf::fingerprint(*tiny().model);

@@ -118,7 +118,6 @@ struct CpuBackend::Forms {
 struct CpuBackend::Prepared {
     Matrix<const float> x;
     bool batch = true;
-    bool independent = false;
     QuantizedX xq = {};
     TileX xt = {};
 };
@@ -146,7 +145,6 @@ CpuBackend::Prepared CpuBackend::prepare(const Input &input, const Forms &forms)
     float *rows = made ? reserve(rows_, (kept ? m : n_threads()) * cols) : nullptr;
     Prepared prepared;
     prepared.batch = is_batch(input);
-    prepared.independent = input.independent;
     const bool lanes = !prepared.batch;
     prepared.x = kept ? Matrix<const float>(rows, m, cols) : input.x;
     if (forms.integers) {
@@ -197,9 +195,7 @@ void CpuBackend::multiply(const Prepared &prepared, size_t m, std::span<const Pr
         n_tasks += cuts[i].n_tasks;
     }
     std::byte *panels = reserve(panels_, n_threads() * kernels_.panel_bytes);
-    const auto &table = prepared.batch         ? kernels_.matmul
-                        : prepared.independent ? kernels_.few
-                                               : kernels_.matvec;
+    const auto &table = prepared.batch ? kernels_.matmul : m == 1 ? kernels_.matvec : kernels_.few;
     pool_.run(n_tasks, [&](size_t index, size_t worker) {
         const Product *product = products.data();
         const Cut *own = cuts.data();

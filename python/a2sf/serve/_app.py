@@ -20,8 +20,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .. import _core
-from .._chat import render
 from .._core import Error
+from .._dialogue import encode_start, write_out
 from .._engine import Engine
 from .._ids import as_ids
 from ._answers import Answer
@@ -140,7 +140,7 @@ class Service:
         field = "messages" if request.messages else "prompt"
         try:
             if request.messages:
-                lists = [self._chat_ids(request.messages)]
+                lists = [encode_start(tokenizer, write_out(tokenizer, request.messages))]
             else:
                 lists = [
                     tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
@@ -163,17 +163,6 @@ class Service:
                     "context_length_exceeded",
                 )
         return prompts
-
-    def _chat_ids(self, messages: list[dict[str, str]]) -> list[int]:
-        """Return a conversation as the model's template writes it; as `Engine.stream_chat`."""
-        tokenizer = self._engine.tokenizer
-        bos_token, eos_token = (
-            "" if token is None else tokenizer._native.entry(token)
-            for token in (tokenizer.bos, tokenizer.eos)
-        )
-        text = render(tokenizer.chat_template, messages, bos_token=bos_token, eos_token=eos_token)
-        written = bool(bos_token) and text.startswith(bos_token)
-        return tokenizer.encode(text, bos=False if written else None)
 
     def _model_card(self) -> dict[str, Any]:
         info, eviction = self._engine.info, self._engine.eviction
