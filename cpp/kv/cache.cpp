@@ -25,13 +25,14 @@ Cache::Cache(Backend &backend, const CacheShape &shape)
 }
 
 void Cache::configure(const EvictionConfig &config) {
-    const size_t lanes_before = n_lanes();
-    config_ = config;
-    if (n_lanes() != lanes_before) {
-        scores_ = Buffer<float>(shape_.n_layers * n_lanes() * shape_.n_kv_heads * capacity_,
-                                "scores of the KV cache");
-        aged_scores_ = Buffer<float>(n_lanes() * shape_.n_kv_heads * capacity_, "eviction scratch");
+    const size_t n_lanes = config.policy->n_lanes();
+    if (n_lanes != this->n_lanes()) {
+        const size_t step = n_lanes * shape_.n_kv_heads * capacity_;
+        Buffer<float> scores(shape_.n_layers * step, "scores of the KV cache");
+        aged_scores_ = Buffer<float>(step, "eviction scratch");
+        scores_ = std::move(scores);
     }
+    config_ = config;
 }
 
 void Cache::reserve(size_t capacity) {
@@ -44,7 +45,8 @@ void Cache::reserve(size_t capacity) {
         throw DeviceError(str("KV cache: room for ", capacity, " tokens wanted in ", n_heads,
                               " heads of ", 2 * row, " bytes, more than any machine has"));
     }
-    const auto grow_rows = [&](std::unique_ptr<DeviceMemory> &memory, const char *what) {
+    allocate_scratch(capacity);
+    const auto grown_rows = [&](const std::unique_ptr<DeviceMemory> &memory, const char *what) {
         auto grown = backend_.allocate(n_heads * capacity * row, what);
         for (size_t i = 0; i < n_heads && before > 0; ++i) {
             const Head &head = heads_[i];
@@ -52,23 +54,33 @@ void Cache::reserve(size_t capacity) {
                                     static_cast<std::byte *>(memory->data()) + i * before * row,
                                     (head.live + head.n_holes) * row);
         }
-        memory = std::move(grown);
+        return grown;
     };
-    const auto grow = [&]<typename T>(Buffer<T> &buffer, size_t n_rows, const char *what) {
+    const auto grown = [&]<typename T>(const Buffer<T> &buffer, size_t n_rows, const char *what) {
         Buffer<T> grown(n_rows * capacity, what);
         for (size_t i = 0; i < n_rows && before > 0; ++i) {
             std::copy_n(buffer.data() + i * before, before, grown.data() + i * capacity);
         }
-        buffer = std::move(grown);
+        return grown;
     };
-    grow_rows(k_, "keys of the KV cache");
-    grow_rows(v_, "values of the KV cache");
-    grow(pos_, n_heads, "positions of the KV cache");
-    grow(order_, n_heads, "order of the KV cache");
-    grow(holes_, n_heads, "holes of the KV cache");
-    grow(scores_, n_lanes() * n_heads, "scores of the KV cache");
+    auto k = grown_rows(k_, "keys of the KV cache");
+    auto v = grown_rows(v_, "values of the KV cache");
+    auto pos = grown(pos_, n_heads, "positions of the KV cache");
+    auto order = grown(order_, n_heads, "order of the KV cache");
+    auto holes = grown(holes_, n_heads, "holes of the KV cache");
+    auto scores = grown(scores_, n_lanes() * n_heads, "scores of the KV cache");
+    // All there is room for: from here on nothing fails.
+    k_ = std::move(k);
+    v_ = std::move(v);
+    pos_ = std::move(pos);
+    order_ = std::move(order);
+    holes_ = std::move(holes);
+    scores_ = std::move(scores);
     capacity_ = capacity;
+}
 
+// Nothing in it outlives a step, so that it may be larger than the cache.
+void Cache::allocate_scratch(size_t capacity) {
     const size_t step = shape_.n_kv_heads * capacity;
     new_slots_ = Buffer<uint32_t>(step, "eviction scratch");
     place_ = Buffer<int32_t>(step, "eviction scratch");

@@ -36,7 +36,8 @@ class Cache {
     const EvictionConfig &config() const { return config_; }
     const CacheShape &shape() const { return shape_; }
 
-    // Makes room for `capacity` slots per head, keeping what is stored.
+    // Makes room for `capacity` slots per head, keeping what is stored; changes nothing where that
+    // throws DeviceError.
     void reserve(size_t capacity);
     size_t capacity() const { return capacity_; }
 
@@ -96,6 +97,7 @@ class Cache {
     uint32_t *find_pos(size_t layer, size_t head, size_t pos);
     void remove_pos(size_t layer, size_t head, int32_t pos);
     void gather_views(size_t layer);
+    void allocate_scratch(size_t capacity);
     size_t slot_index(size_t layer, size_t head) const {
         return head_index(layer, head) * capacity_;
     }
