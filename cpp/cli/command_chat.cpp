@@ -160,6 +160,11 @@ void run_command(Chat &chat, std::string_view line) {
                           guess.empty() ? "" : str("; did you mean ", guess, "?")));
 }
 
+// A Ctrl-C that came while an answer was written was meant for that one, however it ended.
+struct ForgetInterrupt {
+    ~ForgetInterrupt() { LineInput::forget_interrupt(); }
+};
+
 // Reads a message and writes the answer as it comes, on lines of its own.
 void run_turn(Chat &chat, std::string_view message) {
     const SharedArguments &shared = chat.arguments.shared;
@@ -178,9 +183,9 @@ void run_turn(Chat &chat, std::string_view message) {
         print(text);
         last_byte = text.back();
     };
+    const ForgetInterrupt at_end;
     const Generation answer = chat.conversation.ask(message, chat.arguments.generate, listener);
     bar.erase();
-    LineInput::forget_interrupt();
     chat.last = answer.stats;
     if (last_byte != '\n' || !begun) print("\n");
     if (answer.finish_reason == FinishReason::Interrupted) tell(chat, "stopped");

@@ -119,10 +119,11 @@ class Stream {
 
 void start(Generator &generator, std::span<const int32_t> prompt, const RunArguments &run) {
     ProgressBar bar("Reading the prompt", !run.shared.quiet);
-    generator.start(prompt, [&](size_t n_done, size_t n_total) {
+    Progress progress = [&](size_t n_done, size_t n_total) {
         bar.update(n_done, n_total);
         return !interrupted();
-    });
+    };
+    generator.start(prompt, run.save_session ? between_chunks(progress) : progress);
 }
 
 void generate(Generator &generator, const Session &session, std::span<const int32_t> prompt,
@@ -232,14 +233,10 @@ void note_context(const RunArguments &run, const Generation &generation, const S
     }
 }
 
-std::unique_ptr<Session> open_session(const RunArguments &run, const Engine &engine,
-                                      const SessionOptions &options) {
-    if (!run.load_session) return std::make_unique<Session>(engine.model, options);
-    // Options that were not given are the file's.
-    const bool given = !(options.eviction == session_options(SharedArguments()).eviction);
-    SavedSession saved = load_session(engine.model, *run.load_session, options.n_threads,
-                                      given ? &options.eviction : nullptr);
-    return std::move(saved.session);
+void save(const RunArguments &run, Generator &generator, Session &session) {
+    generator.settle();
+    save_session(session, *run.save_session);
+    note_saved(run.shared, session, *run.save_session);
 }
 
 void run_prompt(RunArguments &run) {
@@ -250,7 +247,9 @@ void run_prompt(RunArguments &run) {
     const std::string prompt = read_prompt(run);
     note_greedy(shared, run.generate.sampling);
     const Engine engine = load_engine(shared);
-    const std::unique_ptr<Session> owned = open_session(run, engine, options);
+    const std::unique_ptr<Session> owned = run.load_session
+                                               ? open_saved(shared, engine, *run.load_session)
+                                               : std::make_unique<Session>(engine.model, options);
     Session &session = *owned;
     // A text begins with the beginning-of-text token once.
     const std::optional<bool> bos =
@@ -268,13 +267,10 @@ void run_prompt(RunArguments &run) {
     catch_interrupt();
     generate(generator, session, prompt_ids, stream, run);
     const Generation &generation = generator.result();
-    if (run.save_session) {
-        save_session(session, *run.save_session);
-        note_saved(shared, session, *run.save_session);
-    }
     if (shared.json) print(to_json(run, prompt, prompt_ids, generation, session));
     note_context(run, generation, session);
     if (!shared.quiet) tell_statistics(generation, session);
+    if (run.save_session) save(run, generator, session);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Shared options, and the road from them to a session.
 #include "cli/common.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
@@ -11,6 +12,7 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "cli/terminal.h"
+#include "engine/saved_session.h"
 #include "evict/policy.h"
 #include "evict/registry.h"
 
@@ -92,8 +94,8 @@ OptionGroup machine_group(SharedArguments &shared) {
                   find_backend(value);  // now, so that a device that is missing is told first
                   shared.device = value;
               }},
-             {"--batch", "", "N", "prompt tokens computed together, one chunk", str(shared.batch),
-              to_count(shared.batch, 1, kMostBatch)},
+             {"--batch", "", "N", "prompt tokens computed together, one chunk",
+              str(SessionOptions().batch), to_count(shared.batch, 1, kMostBatch)},
              {"--seed", "", "N", "seed of all random draws", str(shared.seed),
               to_uint64(shared.seed)}}};
 }
@@ -132,7 +134,7 @@ OptionGroup cache_group(SharedArguments &shared) {
           "END, several as 0-57,100-120",
           "none", [&eviction](std::string_view value) { eviction.pinned = parse_ranges(value); }},
          {"--kv-type", "", "TYPE", "how K and V are stored: f32, f16, q8_0",
-          name_of(shared.kv_type),
+          name_of(SessionOptions().kv_type),
           [&shared](std::string_view value) { shared.kv_type = parse_kv_type(value); }}}};
 }
 
@@ -184,10 +186,31 @@ SessionOptions session_options(const SharedArguments &shared) {
     SessionOptions options;
     options.eviction = eviction_options(shared);
     options.eviction.validate();
-    options.kv_type = shared.kv_type;
+    options.kv_type = shared.kv_type.value_or(options.kv_type);
     options.n_threads = shared.n_threads;
-    options.batch = shared.batch;
+    options.batch = shared.batch.value_or(options.batch);
     return options;
+}
+
+std::unique_ptr<Session> open_saved(const SharedArguments &shared, const Engine &engine,
+                                    const std::string &path) {
+    const bool evicts = shared.policy || any_eviction_option(shared.eviction);
+    const EvictionOptions eviction = eviction_options(shared);
+    SavedSession saved =
+        load_session(engine.model, path, shared.n_threads, evicts ? &eviction : nullptr);
+    const SessionOptions &options = saved.session->options();
+    const auto refuse = [&](const char *option, const auto &expected, const auto &found) {
+        throw UsageError(str(option, ": ", expected, ", with which ", path,
+                             " was saved, expected, found ", found));
+    };
+    if (shared.kv_type && *shared.kv_type != options.kv_type) {
+        refuse("--kv-type", name_of(options.kv_type), name_of(*shared.kv_type));
+    }
+    // No batch is larger than the model's context.
+    if (shared.batch && std::min(*shared.batch, engine.model->config().n_ctx) != options.batch) {
+        refuse("--batch", options.batch, *shared.batch);
+    }
+    return std::move(saved.session);
 }
 
 std::string model_path(const SharedArguments &shared) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -23,8 +24,8 @@ struct SharedArguments {
     std::string device = "auto";
     std::optional<std::string> policy;
     EvictionOptions eviction;  // its policy is decided by eviction_options()
-    size_t batch = SessionOptions{}.batch;
-    KvType kv_type = SessionOptions{}.kv_type;
+    std::optional<size_t> batch;
+    std::optional<KvType> kv_type;
     uint64_t seed = 0;
     bool json = false;
     bool quiet = false;
@@ -44,6 +45,11 @@ std::string policy_notes();
 // without --budget: kDefaultBudget.
 EvictionOptions eviction_options(const SharedArguments &shared);
 SessionOptions session_options(const SharedArguments &shared);  // validated: throws OptionError
+
+// A saved session, whose options hold where none were given. Throws UsageError for options that
+// were given and are others than the file's.
+std::unique_ptr<Session> open_saved(const SharedArguments &shared, const Engine &engine,
+                                    const std::string &path);
 
 // Loads the model; tells the tokenizer's warnings on standard error unless quiet.
 Engine load_engine(const SharedArguments &shared);

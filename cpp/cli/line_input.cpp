@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <system_error>
 
@@ -14,7 +15,9 @@
 namespace a2sf::cli {
 namespace {
 
-volatile sig_atomic_t interrupt_seen = 0;
+// Any thread may get the signal.
+std::atomic<bool> interrupt_seen = false;
+static_assert(std::atomic<bool>::is_always_lock_free);
 
 // The handler writes a byte here: any thread may get the signal, and only this wakes the one that
 // waits for input.
@@ -25,7 +28,7 @@ struct sigaction action_before;
 
 void on_interrupt(int) {
     const int error = errno;
-    interrupt_seen = 1;
+    interrupt_seen = true;
     const char byte = 0;
     [[maybe_unused]] const ssize_t n = ::write(wake_write, &byte, 1);
     errno = error;
@@ -53,7 +56,7 @@ LineInput::LineInput() {
     }
     wake_read = ends[0];
     wake_write = ends[1];
-    interrupt_seen = 0;
+    interrupt_seen = false;
     struct sigaction action{};
     action.sa_handler = on_interrupt;
     sigemptyset(&action.sa_mask);
@@ -68,11 +71,11 @@ LineInput::~LineInput() {
 }
 
 bool LineInput::interrupted() {
-    return interrupt_seen != 0;
+    return interrupt_seen;
 }
 
 void LineInput::forget_interrupt() {
-    interrupt_seen = 0;
+    interrupt_seen = false;
     drain_wakes();
 }
 

@@ -271,9 +271,9 @@ Setter to_count(size_t &target, size_t least, size_t most) {
     };
 }
 
-Setter to_count(std::optional<size_t> &target) {
-    return [&target](std::string_view value) {
-        target = parse_whole<size_t>(value, 0, std::numeric_limits<size_t>::max());
+Setter to_count(std::optional<size_t> &target, size_t least, size_t most) {
+    return [&target, least, most](std::string_view value) {
+        target = parse_whole<size_t>(value, least, most);
     };
 }
 

@@ -77,7 +77,7 @@ Setter to_text(std::optional<std::string> &target);
 Setter to_list(std::vector<std::string> &target, std::string (*convert)(std::string_view));
 Setter to_switch(bool &target);
 Setter to_count(size_t &target, size_t least, size_t most);
-Setter to_count(std::optional<size_t> &target);
+Setter to_count(std::optional<size_t> &target, size_t least = 0, size_t most = SIZE_MAX);
 Setter to_uint64(uint64_t &target);
 Setter to_number(float &target);
 Setter to_number(std::optional<double> &target);
