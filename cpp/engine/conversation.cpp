@@ -23,8 +23,8 @@ void Conversation::clear() {
     SessionOptions options = options_;
     options.eviction = pinning(options_.eviction, n_pinned);
     options.eviction.validate();
-    session_.reset();  // first, so that there are never two caches
     session_ = std::make_unique<Session>(engine_.model, options);
+    loaded_ = false;
     n_pinned_ = n_pinned;
     n_turns_ = 0;
     open_ = Open::Nothing;
@@ -45,13 +45,18 @@ void Conversation::set_budget(const Amount &budget) {
     EvictionOptions eviction = session_->options().eviction;
     eviction.budget = budget;
     session_->set_eviction(eviction);
-    if (find_policy(options_.eviction.policy).evicts()) options_.eviction.budget = budget;
+    if (!loaded_) options_.eviction.budget = budget;
 }
 
 EvictionOptions Conversation::pinning(const EvictionOptions &eviction, size_t n_pinned) const {
-    EvictionOptions pinned = eviction;
-    if (find_policy(eviction.policy).evicts()) pinned.pinned.push_back({0, n_pinned});
-    return pinned;
+    EvictionOptions options = eviction;
+    const PositionRange opening{0, n_pinned};
+    std::vector<PositionRange> &pinned = options.pinned;
+    if (find_policy(eviction.policy).evicts() &&
+        std::find(pinned.begin(), pinned.end(), opening) == pinned.end()) {
+        pinned.push_back(opening);
+    }
+    return options;
 }
 
 // The beginning-of-text token comes once: where the text has it, the tokenizer adds none.
@@ -86,7 +91,8 @@ std::vector<int32_t> Conversation::prompt_ids(std::string_view message) {
     const std::vector<int32_t> ids = encode(opening + format_.message(message));
     const auto differ = std::mismatch(before.begin(), before.end(), ids.begin(), ids.end());
     n_pinned_ = static_cast<size_t>(differ.first - before.begin());
-    session_->set_eviction(pinning(options_.eviction, n_pinned_));
+    session_->set_eviction(
+        pinning(loaded_ ? session_->options().eviction : options_.eviction, n_pinned_));
     return ids;
 }
 
@@ -104,14 +110,11 @@ Generation Conversation::ask(std::string_view message, const GenerateOptions &op
         if (listener.on_text && !text.empty()) listener.on_text(text);
     };
     const size_t n_before = session_->n_tokens();
-    size_t n_last = 0;
     try {
-        // Stopped between chunks only: there the session can go on.
-        generator.start(prompt, [&](size_t n_done, size_t n_total) {
-            const bool between_chunks = n_done > std::exchange(n_last, n_done);
-            if (listener.on_progress) listener.on_progress(n_done, n_total);
-            return !(between_chunks && stops());
-        });
+        generator.start(prompt, between_chunks([&](size_t n_done, size_t n_total) {
+                            if (listener.on_progress) listener.on_progress(n_done, n_total);
+                            return !stops();
+                        }));
     } catch (const Interrupted &) {
         generator.interrupt();
         open_ = Open::Message;
@@ -127,7 +130,7 @@ Generation Conversation::ask(std::string_view message, const GenerateOptions &op
     while (!stops() && generator.next(token)) tell(token.text);
     generator.interrupt();  // nothing, if it has ended by itself
     tell(generator.rest());
-    if (!session_->is_full()) generator.settle();
+    generator.settle();
     note_read(generator.result().ids, n_before + prompt.size());
     return generator.result();
 }
@@ -137,7 +140,8 @@ void Conversation::save(const std::string &path) {
     if (open_ != Open::Nothing) {
         const std::vector<int32_t> ids =
             engine_.tokenizer->encode(pending_close(), {.add_bos = false, .continues_text = true});
-        if (!ids.empty()) {
+        // Where a full cache has no room for them, no message can follow either.
+        if (!ids.empty() && ids.size() <= session_->room()) {
             session_->feed(ids);
             ids_.insert(ids_.end(), ids.begin(), ids.end());
         }
@@ -149,6 +153,7 @@ void Conversation::save(const std::string &path) {
 void Conversation::load(const std::string &path) {
     SavedSession saved = load_session(engine_.model, path, options_.n_threads);
     session_ = std::move(saved.session);
+    loaded_ = true;
     ids_ = std::move(saved.ids);
     n_pinned_ = 0;
     n_turns_ = 0;

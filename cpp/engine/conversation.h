@@ -42,7 +42,8 @@ class Conversation {
     void clear();
     void set_system(std::optional<std::string> system);
 
-    // Takes effect at once. Throws OptionError, and changes nothing, for one that cannot be held.
+    // Takes effect at once, and holds for conversations that clear() starts, unless this one was
+    // loaded. Throws OptionError, and changes nothing, for one that cannot be held.
     void set_budget(const Amount &budget);
 
     // engine/saved_session.h. A loaded conversation has the options that it was saved with until
@@ -72,6 +73,7 @@ class Conversation {
     std::vector<int32_t> ids_;  // all that was read
     size_t n_pinned_ = 0;
     size_t n_turns_ = 0;
+    bool loaded_ = false;
     Open open_ = Open::Nothing;
 };
 

@@ -158,7 +158,7 @@ bool Generator::take(GeneratedToken &token) {
 }
 
 void Generator::settle() {
-    if (pending_ < 0) return;
+    if (pending_ < 0 || session_.is_full()) return;
     const int32_t id = pending_;
     session_.feed({&id, 1});
     pending_ = -1;

@@ -94,7 +94,7 @@ class Generator {
     std::string rest();
 
     // Feeds the last generated token, which next() leaves out, so that the session can go on with
-    // more text after it.
+    // more text after it or be saved; nothing where a full cache has no room for it.
     void settle();
 
     // Ends it from outside: FinishReason::Interrupted.

@@ -11,11 +11,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "base/hash.h"
 #include "engine/engine.h"
@@ -32,10 +34,15 @@ constexpr size_t kSampleBytes = 4096;  // of each tensor, at its start and end
 // A file that appears under its name only when it is whole.
 class FileWriter final : public ByteWriter {
   public:
-    explicit FileWriter(const std::string &path)
-        : path_(path), temporary_(str(path, ".part-", ::getpid())) {
-        fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-        if (fd_ < 0) fail("written");
+    // Under a name that nobody else has: a process may save twice at once, and may have left
+    // something behind when it was killed.
+    explicit FileWriter(const std::string &path) : path_(path) {
+        static std::atomic<uint64_t> n_files = 0;
+        do {
+            temporary_ = str(path, ".part-", ::getpid(), "-", n_files++);
+            fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        } while (fd_ < 0 && errno == EEXIST);
+        if (fd_ < 0) fail();
     }
     ~FileWriter() override {
         if (fd_ < 0) return;
@@ -60,15 +67,13 @@ class FileWriter final : public ByteWriter {
         const uint64_t hash = hash_.value();
         write(std::as_bytes(std::span<const uint64_t, 1>(&hash, 1)));
         flush();
-        if (::fsync(fd_) != 0) fail("written");
-        const int fd = fd_;
-        if (::close(fd) != 0) fail("written");
-        fd_ = -1;
-        if (std::rename(temporary_.c_str(), path_.c_str()) != 0) {
+        if (::fsync(fd_) != 0) fail();
+        if (::close(std::exchange(fd_, -1)) != 0 ||
+            std::rename(temporary_.c_str(), path_.c_str()) != 0) {
             const int error = errno;
             ::unlink(temporary_.c_str());
             errno = error;
-            fail("renamed");
+            fail();
         }
     }
 
@@ -81,14 +86,14 @@ class FileWriter final : public ByteWriter {
         for (size_t done = 0; done < used_;) {
             const ssize_t n = ::write(fd_, buffer_.data() + done, used_ - done);
             if (n < 0 && errno == EINTR) continue;
-            if (n <= 0) fail("written");
+            if (n <= 0) fail();
             done += static_cast<size_t>(n);
         }
         used_ = 0;
     }
-    [[noreturn]] void fail(const char *what) const {
+    [[noreturn]] void fail() const {
         throw Error(
-            str(path_, ": a file that can be ", what, " expected, found: ", std::strerror(errno)));
+            str(path_, ": a file that can be written expected, found: ", std::strerror(errno)));
     }
 
     std::string path_, temporary_;
@@ -187,9 +192,8 @@ uint64_t fingerprint(const Model &model) {
     Hash64 hash;
     const GgufFile &file = model.file();
     hash.update_value<uint64_t>(file.n_bytes());
+    hash.update(file.head());
     for (const TensorInfo &tensor : file.tensors()) {
-        hash.update(std::as_bytes(std::span(tensor.name.data(), tensor.name.size())));
-        hash.update_value<uint64_t>(tensor.data.size());
         const size_t n = std::min(kSampleBytes, tensor.data.size());
         hash.update(tensor.data.first(n));
         hash.update(tensor.data.last(n));

@@ -14,8 +14,8 @@
 
 namespace a2sf {
 
-// Of the model's metadata and tensor table and of a sample of each tensor's bytes: milliseconds for
-// any size of file.
+// Of all that comes before the tensors' data (metadata, names, types, shapes) and of a sample of
+// each tensor's bytes: milliseconds for any size of file.
 uint64_t fingerprint(const Model &model);
 
 // ids: tokens that were read, to be given back by load_session; may be empty. Throws Error with the

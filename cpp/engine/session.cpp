@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "base/error.h"
 #include "model/decoder.h"
@@ -34,6 +35,14 @@ size_t chunk_tokens(const SessionOptions &options, const Model &model) {
 }
 
 }  // namespace
+
+Progress between_chunks(Progress progress) {
+    return [progress = std::move(progress), n_last = size_t{0}](size_t n_done,
+                                                                size_t n_total) mutable {
+        const bool between = n_done > std::exchange(n_last, n_done);
+        return progress(n_done, n_total) || !between;
+    };
+}
 
 class Workspace {
   public:
@@ -105,8 +114,9 @@ std::span<const float> Session::logits() const {
     return {parts_->logits.data(), parts_->logits.size()};
 }
 
-bool Session::is_full() const {
-    return !cache().config().evicts() && n_tokens_ >= model_->config().n_ctx;
+size_t Session::room() const {
+    const size_t most = cache().config().evicts() ? kMostPositions : model_->config().n_ctx;
+    return most - std::min(most, n_tokens_);
 }
 
 void Session::reset() {
@@ -115,7 +125,6 @@ void Session::reset() {
     n_tokens_ = 0;
     n_reserved_ = 0;
     n_prompt_ = 0;
-    configured_ = false;
     broken_ = false;
 }
 
@@ -134,7 +143,7 @@ void Session::check_complete() const {
 void Session::set_eviction(const EvictionOptions &eviction) {
     check_complete();
     eviction.validate();
-    if (configured_) {
+    if (n_tokens_ > 0) {
         const EvictionOptions &before = options_.eviction;
         if (eviction.policy != before.policy) {
             throw OptionError(str("policy: ", before.policy, ", with which the session has read, ",
@@ -165,15 +174,12 @@ void Session::check_ids(std::span<const int32_t> ids) const {
     }
 }
 
-// Configures the cache for the first prompt and makes room for what comes.
+// Configures the cache for the first prompt and makes room for what comes. Where that throws, the
+// session is as it was.
 void Session::prepare(size_t n_ids) {
     Cache &cache = parts_->cache;
-    if (!configured_) {
-        cache.configure(resolve(options_.eviction, n_ids));
-        n_prompt_ = n_ids;
-        configured_ = true;
-    }
-    const EvictionConfig &config = cache.config();
+    const bool first = n_tokens_ == 0;
+    const EvictionConfig config = first ? resolve(options_.eviction, n_ids) : cache.config();
     const size_t n_ctx = model_->config().n_ctx;
     const size_t n_total = n_tokens_ + n_ids;
     if (!config.evicts() && n_total > n_ctx) {
@@ -186,11 +192,17 @@ void Session::prepare(size_t n_ids) {
         throw OptionError(
             str("ids: at most ", kMostPositions, " tokens in all expected, found ", n_total));
     }
-    // The most slots that can ever be live: the context, or the budget and what enters at once.
+    if (first) {
+        cache.configure(config);
+        n_prompt_ = n_ids;
+    }
+    // The most slots that can ever be live: the context, or the budget and what enters at once. A
+    // prompt interrupted in mode `full`, and a budget that was larger, leave more than the budget.
     size_t chunk = std::min(n_ids, options_.batch);
     if (config.prefill == PromptMode::Token) chunk = 1;
     if (config.prefill == PromptMode::Full) chunk = n_ids;
-    const size_t bound = config.evicts() ? config.budget + chunk : n_ctx;
+    const size_t bound =
+        config.evicts() ? std::max(config.budget, cache.most_live()) + chunk : n_ctx;
     const size_t n_needed = std::min(n_total, bound);
     if (n_needed <= cache.capacity()) return;
     // Without a reservation the room doubles, so that growing is rare.
@@ -293,8 +305,9 @@ void Session::feed_all(std::span<const int32_t> ids, const LogitsSink &sink,
 void Session::save(ByteWriter &out) const {
     check_complete();
     out.put<uint64_t>(n_tokens_);
-    out.put<uint64_t>(n_prompt_);
+    out.put<uint64_t>(n_tokens_ == 0 ? 0 : n_prompt_);
     if (n_tokens_ == 0) return;
+    out.put<uint8_t>(parts_->has_logits);
     out.put_all(logits());
     parts_->cache.save(out);
 }
@@ -304,20 +317,22 @@ void Session::load(ByteReader &in) {
     try {
         const uint64_t n_tokens = in.get<uint64_t>("tokens");
         const uint64_t n_prompt = in.get<uint64_t>("tokens of the first prompt");
-        if (n_tokens > kMostPositions || n_prompt > n_tokens ||
+        // Of a prompt that was interrupted not all has been read.
+        if (n_tokens > kMostPositions || n_prompt > kMostPositions ||
             (n_prompt == 0) != (n_tokens == 0)) {
             in.fail("tokens: at most ", kMostPositions,
-                    ", the first prompt's among them, expected, ", "found ", n_tokens, " and ",
+                    ", and as many in a first prompt, expected, ", "found ", n_tokens, " and ",
                     n_prompt);
         }
         if (n_tokens == 0) return;
-        in.get_all(parts_->logits.span(), "logits");
+        const auto has_logits = in.get<uint8_t>("logits");
+        if (has_logits > 1) in.fail("logits: 0 or 1 expected, found ", int{has_logits});
+        if (has_logits == 1) in.get_all(parts_->logits.span(), "logits");
         parts_->cache.configure(resolve(options_.eviction, static_cast<size_t>(n_prompt)));
         parts_->cache.load(in, static_cast<size_t>(n_tokens));
-        parts_->has_logits = true;
+        parts_->has_logits = has_logits == 1;
         n_tokens_ = static_cast<size_t>(n_tokens);
         n_prompt_ = static_cast<size_t>(n_prompt);
-        configured_ = true;
     } catch (...) {
         reset();
         throw;

@@ -26,6 +26,9 @@ struct SessionOptions {
 // Told after every chunk, and asked between layers whether to go on: false stops with Interrupted.
 using Progress = std::function<bool(size_t n_done, size_t n_total)>;
 
+// Asked to stop only where a session can go on: between chunks.
+Progress between_chunks(Progress progress);
+
 // Receives the logits of consecutive tokens: [n, n_vocab], the first belongs to token `first` of
 // the fed ids. The memory is the session's.
 using LogitsSink = std::function<void(size_t first, size_t n, const float *logits)>;
@@ -89,7 +92,8 @@ class Session {
     const Cache &cache() const;
     const Backend &backend() const;
     size_t n_tokens() const { return n_tokens_; }  // read so far
-    bool is_full() const;  // no room for one more token: the context of a cache that keeps all
+    size_t room() const;  // tokens that can still be read: a cache that keeps all has its context
+    bool is_full() const { return room() == 0; }
     std::span<const float> logits() const;  // of the last feed; empty before it
 
   private:
@@ -106,8 +110,7 @@ class Session {
     std::unique_ptr<Parts> parts_;
     size_t n_tokens_ = 0;
     size_t n_reserved_ = 0;
-    size_t n_prompt_ = 0;      // of the first prompt, once configured
-    bool configured_ = false;  // budgets given as a share wait for the first prompt
+    size_t n_prompt_ = 0;  // of the first prompt, for which budgets given as a share wait
     bool broken_ = false;
 };
 

@@ -16,6 +16,7 @@ struct GgufFile::State {
     FileMapping mapping;  // empty when the caller owns the bytes
     std::span<const std::byte> bytes;
     uint32_t version = 0;
+    size_t n_head = 0;  // bytes of metadata and tensor entries
     GgufMetadata metadata;
     std::vector<TensorInfo> tensors;
     std::vector<uint32_t> by_name;  // indices into tensors, sorted by name
@@ -127,6 +128,7 @@ GgufFile GgufFile::parse(std::span<const std::byte> bytes, std::string name) {
     check_not_split(file);
     const uint64_t alignment = read_alignment(file);
     state.tensors = read_tensor_entries(cursor, n_tensors);
+    state.n_head = cursor.position();
     state.by_name = sort_by_name(state.tensors, state.name);
     place_tensors(state.tensors, bytes, align_up(cursor.position(), alignment), alignment,
                   state.name);
@@ -141,6 +143,9 @@ uint32_t GgufFile::version() const {
 }
 size_t GgufFile::n_bytes() const {
     return state_->bytes.size();
+}
+std::span<const std::byte> GgufFile::head() const {
+    return state_->bytes.first(state_->n_head);
 }
 const GgufMetadata &GgufFile::metadata() const {
     return state_->metadata;

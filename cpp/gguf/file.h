@@ -47,6 +47,7 @@ class GgufFile {
     const std::string &name() const;
     uint32_t version() const;
     size_t n_bytes() const;
+    std::span<const std::byte> head() const;  // metadata and tensor entries as they are written
 
     // Metadata in key order, and typed access. get_* throw GgufError when the key is missing or has
     // another type ("llama.block_count: integer expected, found string"); find_* return nothing

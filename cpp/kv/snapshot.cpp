@@ -63,7 +63,9 @@ void Cache::save_head(size_t index, ByteWriter &out, std::span<std::byte> rows) 
 void Cache::load(ByteReader &in, size_t n_tokens) {
     clear();
     n_evicted_ = static_cast<size_t>(in.get<uint64_t>("evicted"));
-    const size_t most_live = config_.evicts() ? std::min(config_.budget, n_tokens) : n_tokens;
+    // Prompt mode `full` evicts at the end of a prompt, which an interrupted one has not seen.
+    const bool bounded = config_.evicts() && config_.prefill != PromptMode::Full;
+    const size_t most_live = bounded ? std::min(config_.budget, n_tokens) : n_tokens;
     const size_t row = kv_row_bytes(shape_.type, shape_.head_dim);
     const size_t per_live = 2 * row + (2 + n_lanes()) * sizeof(uint32_t);
     size_t top = 0, n_bytes = 0;

@@ -88,7 +88,6 @@ class PyGenerator {
     void settle() {
         const Lease lease(*shared_);
         check_undisturbed();
-        if (shared_->session.is_full()) return;
         const nb::gil_scoped_release release;
         generator_.settle();
     }

@@ -169,6 +169,39 @@ TEST_CASE("a saved conversation goes on as if it had not been") {
     CHECK(!loaded.session().cache().config().evicts());
 }
 
+TEST_CASE("a conversation saved before its first message keeps its options") {
+    const std::string path = (std::filesystem::temp_directory_path() /
+                              ("a2sf_chat_" + std::to_string(getpid()) + ".session"))
+                                 .string();
+    converse(with("h2o", 50)).save(path);
+    Conversation loaded = converse(with("a2sf", 60));
+    loaded.load(path);
+    for (int i = 0; i < 8; ++i) loaded.ask("a question", at_most(9));
+    CHECK(loaded.session().options().eviction.policy == "h2o");
+    CHECK(loaded.session().cache().live(0, 1) == 50);
+    loaded.set_budget(Amount::of_tokens(45));
+    loaded.clear();
+    for (int i = 0; i < 8; ++i) loaded.ask("a question", at_most(9));
+    CHECK(loaded.session().options().eviction.policy == "a2sf");
+    CHECK(loaded.session().cache().live(0, 1) == 60);
+    std::filesystem::remove(path);
+}
+
+TEST_CASE("a conversation that has filled the context can be saved") {
+    const std::string path = (std::filesystem::temp_directory_path() /
+                              ("a2sf_chat_" + std::to_string(getpid()) + ".session"))
+                                 .string();
+    Conversation turns = converse(with("full", 0));
+    const Generation last = turns.ask("hi", at_most(1000));
+    CHECK(last.finish_reason == FinishReason::Length);
+    CHECK(turns.session().is_full());
+    turns.save(path);
+    Conversation loaded = converse(with("full", 0));
+    loaded.load(path);
+    std::filesystem::remove(path);
+    CHECK(loaded.session().n_tokens() == turns.session().n_tokens());
+}
+
 TEST_CASE("what does not fit is refused and changes nothing") {
     CHECK_THROWS_WITH_AS(converse(with("a2sf", 40), std::string(60, 'x')),
                          doctest::Contains("pinned"), OptionError);

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -111,6 +112,62 @@ TEST_CASE("an empty session can be saved") {
     CHECK(saved.session->cache().live(0, 0) == 48);
 }
 
+TEST_CASE("a session that refused its first tokens is as new") {
+    SessionOptions options = with(find_policy("full"), KvType::F16);
+    Session session(tiny().model, options);
+    CHECK_THROWS_AS(session.feed(some_ids(257)), OptionError);
+    const auto copy = session.fork();
+    CHECK(copy->n_tokens() == 0);
+    // A share of the budget is of the prompt that is read, not of one that was refused.
+    options.eviction = {.policy = "a2sf", .budget = Amount::of_share(0.5)};
+    session.set_eviction(options.eviction);
+    session.feed(some_ids(120));
+    CHECK(session.cache().config().budget == 60);
+}
+
+TEST_CASE("a session interrupted between the chunks of its first prompt can be saved") {
+    for (const char *mode : {"chunk", "full", "token"}) {
+        CAPTURE(mode);
+        SessionOptions options = with(find_policy("a2sf"), KvType::F16);
+        options.eviction.prefill = parse_prompt_mode(mode);
+        Session session(tiny().model, options);
+        const auto ids = some_ids(200);
+        bool stop = false;
+        const auto asked = [&](size_t n_done, size_t) { return !(stop = stop || n_done >= 96); };
+        CHECK_THROWS_AS(session.feed(ids, between_chunks(asked)), Interrupted);
+        REQUIRE(session.n_tokens() == 96);
+        CHECK(session.logits().empty());
+        const auto copy = session.fork();
+        CHECK(copy->logits().empty());
+        check_same_cache(session, *copy);
+        const auto rest = std::span(ids).subspan(96);
+        const auto expected = session.feed(rest);
+        const auto found = copy->feed(rest);
+        CHECK(std::equal(expected.begin(), expected.end(), found.begin()));
+        check_same_cache(session, *copy);
+        CHECK(copy->cache().live(1, 1) == 48);
+    }
+}
+
+TEST_CASE("two threads may save to one place") {
+    Session session(tiny().model, with(find_policy("a2sf"), KvType::F16));
+    session.feed(some_ids(70));
+    TemporaryFile file;
+    const auto folder = std::filesystem::path(file.path + ".d");
+    std::filesystem::create_directory(folder);
+    const std::string path = (folder / "it").string();
+    const auto save_often = [&] {
+        for (int i = 0; i < 20; ++i) save_session(session, path);
+    };
+    std::thread other(save_often);
+    save_often();
+    other.join();
+    CHECK(load_session(tiny().model, path, 1).session->n_tokens() == 70);
+    const std::filesystem::directory_iterator files(folder);
+    CHECK(std::distance(begin(files), end(files)) == 1);
+    std::filesystem::remove_all(folder);
+}
+
 TEST_CASE("a saved session belongs to its model and its options") {
     Session session(tiny().model, with(find_policy("h2o"), KvType::F16));
     session.feed(some_ids(60));
@@ -121,6 +178,9 @@ TEST_CASE("a saved session belongs to its model and its options") {
         values[0] += 0.5f;
     };
     CHECK_THROWS_AS(load_session(load_tiny(other).model, file.path), SavedSessionError);
+    TinyModel other_base;  // the same weights, turned in another way
+    other_base.rope_base = 20'000.0f;
+    CHECK_THROWS_AS(load_session(load_tiny(other_base).model, file.path), SavedSessionError);
     EvictionOptions asked = session.options().eviction;
     CHECK_NOTHROW(load_session(tiny().model, file.path, 1, &asked));
     asked.budget = Amount::of_tokens(49);

@@ -30,6 +30,7 @@ struct TinyModel {
     uint32_t dim = 64;
     uint32_t hidden_dim = 96;
     uint32_t n_ctx = 256;
+    float rope_base = 0;  // in the metadata, if not 0
     // Called for every tensor before it is written; may change it, or drop it by clearing the
     // shape.
     std::function<void(const std::string &name, std::vector<uint64_t> &shape, std::vector<float> &)>
@@ -77,6 +78,7 @@ inline std::vector<std::byte> tiny_bytes(const TinyModel &tiny) {
     writer.add<uint32_t>(prefix + "block_count",
                          tiny.claimed_layers > 0 ? tiny.claimed_layers : tiny.n_layers);
     writer.add<uint32_t>(prefix + "context_length", tiny.n_ctx);
+    if (tiny.rope_base != 0) writer.add<float>(prefix + "rope.freq_base", tiny.rope_base);
     writer.add<uint32_t>(prefix + "embedding_length", tiny.dim);
     writer.add<uint32_t>(prefix + "feed_forward_length", tiny.hidden_dim);
     writer.add<uint32_t>(prefix + "attention.head_count", tiny.n_heads);
