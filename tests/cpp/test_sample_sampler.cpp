@@ -144,3 +144,24 @@ TEST_CASE("options out of range are refused") {
     refused({.min_p = -0.1f});
     refused({.repeat_penalty = 0.0f});
 }
+
+TEST_CASE("log probabilities of a whole vocabulary are those of double precision") {
+    for (const size_t n : {1, 15, 16, 17, 1000, 49153}) {
+        for (const float spread : {0.01f, 3.0f, 60.0f}) {
+            CAPTURE(n);
+            CAPTURE(spread);
+            std::vector<float> logits(n);
+            for (size_t i = 0; i < n; ++i) {
+                logits[i] = spread * std::sin(static_cast<float>(i * i % 1009));
+            }
+            if (n > 15) logits[14] = -std::numeric_limits<float>::infinity();
+            const float most = *std::max_element(logits.begin(), logits.end());
+            double sum = 0;
+            for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - most);
+            const Sampled sampled = Sampler({}, n).sample(logits);
+            CHECK(logits[static_cast<size_t>(sampled.id)] == most);
+            CHECK(std::abs(static_cast<double>(sampled.logprob) + std::log(sum)) <
+                  1e-6 * (1 + std::log(sum)));
+        }
+    }
+}
