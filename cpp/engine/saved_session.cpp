@@ -1,7 +1,7 @@
 // The file, little-endian:
 //   magic, version (u32), fingerprint of the model (u64), the model's name
 //   options: batch (u64), kv type, policy, then each of the policy's options as given or not
-//   ids: u64 count, then i32 each
+//   ids: u64 count, then i32 each; a note: u64 bytes of it, then these
 //   the session (Session::save)
 //   hash of all that (u64)
 #include "engine/saved_session.h"
@@ -201,7 +201,8 @@ uint64_t fingerprint(const Model &model) {
     return hash.value();
 }
 
-void save_session(const Session &session, const std::string &path, std::span<const int32_t> ids) {
+void save_session(const Session &session, const std::string &path, std::span<const int32_t> ids,
+                  std::string_view note) {
     FileWriter out(path);
     const SessionOptions &options = session.options();
     out.put(kMagic);
@@ -215,6 +216,7 @@ void save_session(const Session &session, const std::string &path, std::span<con
                   [&](const char *, const auto &value) { put_optional(out, value); });
     out.put<uint64_t>(ids.size());
     out.put_all(ids);
+    out.put_text(note);
     session.save(out);
     out.finish();
 }
@@ -260,6 +262,7 @@ SavedSession load_session(std::shared_ptr<const Model> model, std::span<const st
     }
     saved.ids.resize(static_cast<size_t>(n_ids));
     in.get_all(std::span(saved.ids), "ids");
+    saved.note = in.get_text("note");
     try {
         saved.session = std::make_unique<Session>(std::move(model), options);
     } catch (const OptionError &error) {

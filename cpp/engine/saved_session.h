@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/session.h"
@@ -18,14 +19,15 @@ namespace a2sf {
 // each tensor's bytes: milliseconds for any size of file.
 uint64_t fingerprint(const Model &model);
 
-// ids: tokens that were read, to be given back by load_session; may be empty. Throws Error with the
-// system's reason where the file cannot be written.
+// ids: tokens that were read; note: whatever belongs to them. Both are given back by load_session
+// and may be empty. Throws Error with the system's reason where the file cannot be written.
 void save_session(const Session &session, const std::string &path,
-                  std::span<const int32_t> ids = {});
+                  std::span<const int32_t> ids = {}, std::string_view note = {});
 
 struct SavedSession {
     std::unique_ptr<Session> session;
     std::vector<int32_t> ids;
+    std::string note;
 };
 
 // A session with the saved one's options (n_threads: 0 = default_threads()). `eviction`: if given,

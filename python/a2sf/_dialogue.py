@@ -6,6 +6,7 @@ the session has read is fed. That works for templates that leave earlier message
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from ._chat import Messages, render
-from ._core import Error, UnsupportedError
+from ._core import Error, SavedSessionError, UnsupportedError
 from ._ids import as_bytes
 from ._stream import TokenStream
 from ._tokenizer import Tokenizer
@@ -46,6 +47,28 @@ class Dialogue:
         other.messages = [dict(message) for message in self.messages]
         other.n_tokens = self.n_tokens
         return other
+
+    def text(self) -> str:
+        """Return it as text, for `parse`."""
+        return json.dumps({"prompt": self._prompt, "messages": self.messages})
+
+    @classmethod
+    def parse(cls, tokenizer: Tokenizer, text: str, path: str, n_tokens: int) -> Dialogue:
+        """Return what `text` stood for, of a session at `path` that has read `n_tokens`."""
+        dialogue = cls(tokenizer)
+        dialogue.n_tokens = n_tokens
+        try:
+            fields = json.loads(text)
+            dialogue._prompt = str(fields["prompt"])
+            dialogue.messages = [
+                {"role": str(message["role"]), "content": str(message["content"])}
+                for message in fields["messages"]
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SavedSessionError(
+                f"{path}: the messages of a conversation expected, found a note of another kind"
+            ) from error
+        return dialogue
 
     def after(self, messages: Messages) -> tuple[Dialogue, NDArray[np.int32]]:
         """Return the conversation with more messages, and what the session has to read for them.

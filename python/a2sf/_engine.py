@@ -14,7 +14,7 @@ from . import _core
 from ._batch import Batch, BatchStream
 from ._chat import Messages
 from ._core import OptionError
-from ._dialogue import encode_start, n_opening_tokens, write_out
+from ._dialogue import Dialogue, encode_start, n_opening_tokens, write_out
 from ._hub import bundled_path, local_path
 from ._ids import Ids, as_ids
 from ._options import (
@@ -408,8 +408,12 @@ class Engine:
         """
         if load is not None:
             asked = None if eviction is None else native_eviction(eviction)
-            saved, ids = self._native.load_session(os.fspath(load), self._options[1], asked)
-            return Session(saved, self._tokenizer, self._progress, ids)
+            path = os.fspath(load)
+            saved, ids, note = self._native.load_session(path, self._options[1], asked)
+            session = Session(saved, self._tokenizer, self._progress, ids)
+            if note:
+                session._dialogue = Dialogue.parse(self._tokenizer, note, path, saved.n_tokens)
+            return session
         native = self._native.session(self._session_options(eviction))
         return Session(native, self._tokenizer, self._progress)
 

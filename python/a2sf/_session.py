@@ -230,14 +230,15 @@ class Session:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The conversation of `chat` so far, a copy; `Session.save` does not keep it."""
+        """The conversation of `chat` so far, a copy."""
         return [dict(message) for message in self._dialogue.messages]
 
     def save(self, path: str | os.PathLike[str], *, ids: Ids = ()) -> None:
         """Write what was read to a file, for `Engine.session(load=path)`.
 
         The file holds what survived in the cache, not the text: a few MB for a budget of 1,024. It
-        belongs to this model and these options, and takes its name only when it is whole.
+        belongs to this model and these options, and takes its name only when it is whole. The
+        messages of `chat` are in it; an answer that is still streamed ends where it is.
 
         Parameters
         ----------
@@ -252,7 +253,11 @@ class Session:
             The file cannot be written, or the session was interrupted and not reset.
         """
         array = as_ids(ids, self._tokenizer.n_vocab)
-        self._native.save(os.fspath(path), array)
+        if self._answer is not None:
+            self._answer.close()
+        dialogue = self._dialogue
+        talked = dialogue.messages and dialogue.n_tokens == self.n_tokens
+        self._native.save(os.fspath(path), array, dialogue.text() if talked else "")
 
     def fork(self) -> Session:
         """Return a session of its own that has read the same."""

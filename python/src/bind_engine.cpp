@@ -1,10 +1,11 @@
 // A loaded model: what it is, its tokenizer, its sessions.
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "bindings.h"
@@ -25,17 +26,18 @@ const Config &config(const Engine &engine) {
     return engine.model->config();
 }
 
-// The session, and the ids that were saved with it.
-std::pair<PySession, Array1<int32_t>> load_saved(const Engine &engine, const std::string &path,
-                                                 std::optional<size_t> n_threads,
-                                                 const EvictionOptions *eviction) {
+// The session, and the ids and the note that were saved with it.
+std::tuple<PySession, Array1<int32_t>, nb::str> load_saved(const Engine &engine,
+                                                           const std::string &path,
+                                                           std::optional<size_t> n_threads,
+                                                           const EvictionOptions *eviction) {
     SavedSession saved;
     {
         const nb::gil_scoped_release release;
         saved = load_session(engine.model, path, n_threads.value_or(0), eviction);
     }
     return {PySession{std::make_shared<SharedSession>(engine, std::move(saved.session))},
-            to_array<int32_t>(saved.ids)};
+            to_array<int32_t>(saved.ids), to_str(saved.note)};
 }
 
 }  // namespace

@@ -59,10 +59,10 @@ void reset(PySession &self) {
     self.shared->session.reset();
 }
 
-void save(PySession &self, const std::string &path, const IdsArg &ids) {
+void save(PySession &self, const std::string &path, const IdsArg &ids, const std::string &note) {
     const Lease lease(*self.shared);
     const nb::gil_scoped_release release;
-    save_session(self.shared->session, path, as_span(ids));
+    save_session(self.shared->session, path, as_span(ids), note);
 }
 
 PySession fork(PySession &self) {
@@ -85,7 +85,7 @@ void bind_session(nb::module_ &m) {
              arg("progress").none())
         .def("score", &score_ids, arg("ids").noconvert(), arg("progress").none())
         .def("reset", &reset)
-        .def("save", &save, arg("path"), arg("ids").noconvert())
+        .def("save", &save, arg("path"), arg("ids").noconvert(), arg("note"))
         .def("fork", &fork)
         .def_prop_ro("n_tokens",
                      [](const PySession &self) {

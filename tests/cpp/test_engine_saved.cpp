@@ -82,10 +82,11 @@ TEST_CASE("a loaded session and a fork go on bit for bit, whatever the policy") 
             session.feed(some_ids(77));
             next_logits(session, some_ids(9, 2));  // leaves holes in the order of slots
             const TemporaryFile file;
-            save_session(session, file.path, some_ids(5));
+            save_session(session, file.path, some_ids(5), "a note");
             const SavedSession saved = load_session(tiny().model, file.path, 1);
             const auto copy = session.fork();
             CHECK(saved.ids == some_ids(5));
+            CHECK(saved.note == "a note");
             CHECK(saved.session->n_tokens() == 86);
             const auto last = session.logits();
             CHECK(std::equal(last.begin(), last.end(), saved.session->logits().begin()));

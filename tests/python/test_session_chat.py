@@ -183,3 +183,32 @@ def test_a_full_context_refuses_and_keeps_the_conversation(engine: a2sf.Engine) 
     assert session.n_tokens == before
     assert len(session.messages) == 3
     session.chat(QUESTIONS[1], max_tokens=4)
+
+
+def test_a_loaded_conversation_goes_on(engine: a2sf.Engine, tmp_path: Path) -> None:
+    session = engine.chat_session(system=NOTE)
+    first = session.chat(QUESTIONS[0], max_tokens=12)
+    session.save(tmp_path / "it.session")
+    loaded = engine.session(load=tmp_path / "it.session")
+    assert loaded.messages == session.messages
+    assert [m["role"] for m in loaded.messages] == ["system", "user", "assistant"]
+    assert loaded.messages[-1]["content"] == first.text
+    assert read_ids(loaded, QUESTIONS[1]) == read_ids(session, QUESTIONS[1])
+    # What was read by other means than chat() is no conversation, nor is a note of another kind.
+    session.feed([5])
+    session.save(tmp_path / "fed.session")
+    assert engine.session(load=tmp_path / "fed.session").messages == []
+    session._native.save(str(tmp_path / "odd.session"), np.empty(0, np.int32), '{"messages": 3}')
+    with pytest.raises(a2sf.SavedSessionError, match="another kind"):
+        engine.session(load=tmp_path / "odd.session")
+
+
+def test_saving_ends_an_answer_that_is_streamed(engine: a2sf.Engine, tmp_path: Path) -> None:
+    session = engine.chat_session(system=NOTE)
+    stream = session.stream_chat(QUESTIONS[0], max_tokens=12)
+    begun = next(iter(stream)).text
+    session.save(tmp_path / "it.session")
+    loaded = engine.session(load=tmp_path / "it.session")
+    assert loaded.messages[-1]["content"].startswith(begun)
+    assert loaded.n_tokens == session.n_tokens
+    assert read_ids(loaded, QUESTIONS[1]) == read_ids(session, QUESTIONS[1])
