@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from . import _core
+from ._ids import as_bytes
 
 KvType = Literal["f32", "f16", "q8_0"]
 Positions = int | range | tuple[int, int]
@@ -185,6 +186,5 @@ def native_generate(
         raise TypeError(f"sampling: a2sf.Sampling expected, found {type(sampling).__name__}")
     strings = [stop] if isinstance(stop, str) else list(stop)
     for string in strings:
-        if not isinstance(string, str):
-            raise TypeError(f"stop: str expected, found {type(string).__name__}")
+        as_bytes(string, what="stop")
     return _core.GenerateOptions(max_tokens=max_tokens, sampling=sampling._native(), stop=strings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,14 @@ def test_absurd_max_tokens(engine: a2sf.Engine, max_tokens: int, budget: int | N
         [1, 2, 3], max_tokens=max_tokens, eviction=eviction, sampling=sampling
     ) as stream:
         assert len([token for token, _ in zip(stream, range(3), strict=False)]) >= 1
+
+
+@pytest.mark.parametrize("stop", ["\ud800", ["fine", "a\udfff"]], ids=ascii)
+def test_stop_strings_that_are_no_unicode(engine: a2sf.Engine, stop: str | list[str]) -> None:
+    calls: list[Callable[..., object]] = [engine.generate, engine.stream, engine.batch().add]
+    for call in calls:
+        with pytest.raises(a2sf.OptionError, match=r"^stop: Unicode text expected, found a lone"):
+            call([5], stop=stop)
 
 
 def test_bad_text(engine: a2sf.Engine) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .._core import Error, OptionError
-from .._ids import as_bytes
 from .._options import Sampling, native_generate
 from ._errors import ApiError, bad_request
 from ._options import ServerOptions
@@ -259,10 +258,6 @@ def parse_stop(stop: Any) -> tuple[str, ...]:
     for string in strings:
         if not isinstance(string, str) or not string:
             raise wrong("stop", "text that is not empty", string)
-        try:
-            as_bytes(string, what="stop")
-        except OptionError as error:
-            raise told(error) from None
     return tuple(strings)
 
 
