@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .._core import OptionError
@@ -19,7 +20,7 @@ class ServerOptions:
         The model's name in requests and answers; None is its file's name without ".gguf".
     api_keys : tuple of str, default ()
         A request must bring one of these as "Authorization: Bearer KEY"; none are asked for if
-        there are none.
+        there are none. Printable ASCII without blanks at the ends, which a header loses.
     parallel : int, default 8
         Sequences computed together, at most.
     queue : int, default 64
@@ -40,7 +41,9 @@ class ServerOptions:
     Raises
     ------
     OptionError
-        A number out of range, an empty name or key.
+        A number out of range, an empty name, a key or origin that no header could hold.
+    TypeError
+        Keys or origins that are no tuple or list of str; one text alone is none.
     """
 
     model_name: str | None = None
@@ -66,6 +69,22 @@ class ServerOptions:
                 raise OptionError(f"{name}: seconds, 0 or more, expected, found {value!r}")
         if self.model_name is not None and not self.model_name.strip():
             raise OptionError("model_name: a name expected, found an empty one")
-        if not all(key.strip() and key.isascii() for key in self.api_keys):
-            raise OptionError("api_keys: keys of ASCII text expected, found an empty or other one")
+        for name in ("api_keys", "cors_origins"):
+            object.__setattr__(self, name, header_texts(name, getattr(self, name)))
         Sampling(temperature=self.temperature)
+
+
+def header_texts(name: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """Check texts that headers are compared with. Messages do not show them: keys are secret."""
+    if not isinstance(texts, (tuple, list)):
+        raise TypeError(f"{name}: a tuple of str expected, found {type(texts).__name__}")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}: str expected, found {type(text).__name__} at index {i}")
+        if not text or text != text.strip() or not (text.isascii() and text.isprintable()):
+            found = "an empty one" if not text else "another"
+            raise OptionError(
+                f"{name}: printable ASCII without blanks at its ends expected, "
+                f"found {found} at index {i}"
+            )
+    return tuple(texts)

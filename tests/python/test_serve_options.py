@@ -1,0 +1,48 @@
+"""Options of the server: refused when they are built, with where, expected, found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import a2sf
+import pytest
+from a2sf.serve import ServerOptions
+
+Options = dict[str, Any]
+
+
+@pytest.mark.parametrize("name", ["api_keys", "cors_origins"])
+@pytest.mark.parametrize("value", ["secret", b"secret", {"secret"}, 7, None, ["a", 7], (b"a",)])
+def test_lists_of_another_type(name: str, value: Any) -> None:
+    """A lone text would be taken as one key per letter."""
+    with pytest.raises(TypeError, match=rf"^{name}: .*str expected, found "):
+        ServerOptions(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["api_keys", "cors_origins"])
+@pytest.mark.parametrize("value", ["", " ", " a", "a ", "a\n", "a\tb", "\u00fc"])
+def test_texts_that_no_header_holds(name: str, value: str) -> None:
+    with pytest.raises(a2sf.OptionError, match=rf"^{name}: .* expected, found") as refused:
+        ServerOptions(**{name: ("fine", value)})
+    assert "fine" not in str(refused.value)  # keys are secret
+
+
+def test_lists_are_kept_as_tuples() -> None:
+    options = ServerOptions(api_keys=["a b", "c"])  # type: ignore[arg-type]
+    assert options.api_keys == ("a b", "c")
+    assert options == ServerOptions(api_keys=("a b", "c"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"parallel": 0}, {"parallel": True}, {"queue": -1}, {"queue": 1.5}, {"timeout_s": -1},
+        {"grace_s": float("nan")}, {"max_request_bytes": 0}, {"max_tokens_limit": 0},
+        {"model_name": " "}, {"temperature": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_out_of_range(options: Options) -> None:
+    (name,) = options
+    with pytest.raises(a2sf.OptionError, match=rf"^{name}: .*expected"):
+        ServerOptions(**options)
