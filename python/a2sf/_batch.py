@@ -96,11 +96,28 @@ class Batch:
         try:
             items = _core.Generator.next_each([stream._live for stream in ready])
         except Exception as error:
-            for stream in ready:
-                stream._fail(error)
+            self._step_each(ready, error)
             return
         for stream, item in zip(ready, items, strict=True):
             stream._accept(item)
+
+    def _step_each(self, ready: list[BatchStream], error: Exception) -> None:
+        """Take the step that failed again, each alone, so that only those fail that cannot.
+
+        Each session is checked and given its room before any reads, so one that cannot go on leaves
+        the others as they were. A step that failed later than that leaves none: then the sessions
+        refuse to go on, or have read what their streams do not know of.
+        """
+        for stream in ready:
+            if not stream._is_as_told():
+                stream._fail(error)
+                continue
+            try:
+                (item,) = _core.Generator.next_each([stream._live])
+            except Exception:
+                stream._fail(error)
+            else:
+                stream._accept(item)
 
     def _read_one(self) -> None:
         """One chunk of one prompt, of each in turn."""
@@ -127,6 +144,7 @@ class BatchStream:
         "_error",
         "_generator",
         "_ids",
+        "_n_tokens",
         "_native",
         "_reading",
         "_result",
@@ -144,6 +162,7 @@ class BatchStream:
         self._native = native
         self._generator: _core.Generator | None = generator
         self._ids = ids
+        self._n_tokens = 0  # generated, as far as told
         self._reading = True
         self._tokens = TokenQueue()
         self._result: Generation | None = None
@@ -186,9 +205,15 @@ class BatchStream:
 
     def _accept(self, item: tuple[int, str, float] | None) -> None:
         """Take a token, or the end."""
+        self._n_tokens += item is not None
         self._result = self._tokens.accept(self._live, item)
         if self._result is not None:
             self._end()
+
+    def _is_as_told(self) -> bool:
+        """Whether what it has read and generated is what it was told of: the last token waits."""
+        n_read = self.n_prompt + max(self._n_tokens - 1, 0)
+        return self._native.n_tokens == n_read and len(self._live.result.ids) == self._n_tokens
 
     def _fail(self, error: Exception) -> None:
         self._error = error

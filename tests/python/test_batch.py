@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import a2sf
 import numpy as np
 import pytest
+from a2sf import _batch, _core
 
 PROMPTS = [list(range(50 + 7 * i, 120 + 31 * i)) for i in range(6)]
 EVICTION = a2sf.Eviction(policy="a2sf", budget=48)
@@ -68,6 +71,57 @@ def test_sequences_join_leave_and_fail_without_the_others_noticing(engine: a2sf.
     assert isinstance(too_long.error, a2sf.OptionError)
     assert first.result is not None
     assert first.result.ids == engine.generate(PROMPTS[0], max_tokens=30).ids
+
+
+def read_prompts(batch: a2sf.Batch, streams: list[a2sf.BatchStream]) -> None:
+    """Step until every sequence has generated something."""
+    while not all(stream._n_tokens for stream in streams):
+        batch.step()
+
+
+@pytest.mark.parametrize("guilty", [0, 1, 2])
+def test_a_sequence_that_cannot_take_a_step_fails_alone(engine: a2sf.Engine, guilty: int) -> None:
+    batch = engine.batch(3)
+    streams = [batch.add(prompt, max_tokens=20) for prompt in PROMPTS[:3]]
+    read_prompts(batch, streams)
+    streams[guilty]._native.reset()  # the step refuses a session that something else has used
+    while batch.n_running:
+        batch.step()
+    for i, stream in enumerate(streams):
+        if i == guilty:
+            assert isinstance(stream.error, a2sf.Error)
+            assert stream.result is None
+            continue
+        alone = engine.generate(PROMPTS[i], max_tokens=20)
+        assert stream.error is None
+        assert stream.result is not None
+        assert stream.result.ids == alone.ids
+        assert stream.result.logprobs == alone.logprobs
+        assert "".join(token.text for token in stream.take()) == alone.text
+
+
+def test_no_token_is_lost_when_a_step_fails_after_it_was_read(
+    engine: a2sf.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the sequences read and did not tell of must not be read again, nor left out."""
+    batch = engine.batch(2)
+    streams = [batch.add(prompt, max_tokens=20) for prompt in PROMPTS[:2]]
+    read_prompts(batch, streams)
+    native = _core.Generator.next_each
+
+    class Late:
+        @staticmethod
+        def next_each(generators: list[_core.Generator]) -> None:
+            native(generators)
+            raise MemoryError("late")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_batch, "_core", SimpleNamespace(Generator=Late))
+        batch.step()
+    assert batch.n_running == 0
+    for stream in streams:
+        assert isinstance(stream.error, MemoryError)
+        assert stream.result is None
 
 
 def test_a_prompt_that_fails_fails_the_call(engine: a2sf.Engine) -> None:
