@@ -222,3 +222,20 @@ class BatchStream:
     def _end(self) -> None:
         self._generator = None
         self._batch._leave(self)
+
+
+def take_results(running: dict[int, BatchStream]) -> dict[int, Generation]:
+    """Take out the sequences that are over; their caches go with them, and nothing else keeps them.
+
+    Raises
+    ------
+    What the first that failed has failed with.
+    """
+    results: dict[int, Generation] = {}
+    for index, stream in list(running.items()):
+        if stream.error is not None:
+            raise stream.error
+        if stream.result is not None:
+            results[index] = stream.result
+            del running[index]
+    return results

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._batch import Batch, BatchStream
+from ._batch import Batch, BatchStream, take_results
 from ._chat import Messages
 from ._core import OptionError
 from ._dialogue import Dialogue, encode_start, n_opening_tokens, write_out
@@ -219,12 +219,7 @@ class Engine:
                 )
                 n_added += 1
             batch.step()
-            for index, stream in list(running.items()):
-                if stream.error is not None:
-                    raise stream.error
-                if stream.result is not None:  # its cache goes with it
-                    results[index] = stream.result
-                    del running[index]
+            results.update(take_results(running))
         return [results[index] for index in range(n_added)]
 
     def batch(self, size: int = 8) -> Batch:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from types import SimpleNamespace
+from typing import Any
 
 import a2sf
 import numpy as np
@@ -122,6 +124,33 @@ def test_no_token_is_lost_when_a_step_fails_after_it_was_read(
     for stream in streams:
         assert isinstance(stream.error, MemoryError)
         assert stream.result is None
+
+
+def test_a_batchs_caches_are_those_of_the_sequences_that_run(
+    engine: a2sf.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished sequence frees its own before the next joins and while the others go on."""
+    step, add = a2sf.Batch.step, a2sf.Batch.add
+    counts: list[tuple[int, int]] = []
+
+    def count(batch: a2sf.Batch) -> None:
+        n_held = sum(isinstance(item, a2sf.BatchStream) for item in gc.get_objects())
+        counts.append((n_held, batch.n_running))
+
+    def counted_step(batch: a2sf.Batch) -> None:
+        count(batch)
+        step(batch)
+
+    def counted_add(batch: a2sf.Batch, *args: Any, **options: Any) -> a2sf.BatchStream:
+        count(batch)
+        return add(batch, *args, **options)
+
+    monkeypatch.setattr(a2sf.Batch, "step", counted_step)
+    monkeypatch.setattr(a2sf.Batch, "add", counted_add)
+    gc.collect()
+    engine.generate_batch(PROMPTS, max_tokens=5, parallel=2)
+    assert {n_running for _, n_running in counts} == {0, 1, 2}
+    assert all(n_held == n_running for n_held, n_running in counts), counts
 
 
 def test_a_prompt_that_fails_fails_the_call(engine: a2sf.Engine) -> None:
