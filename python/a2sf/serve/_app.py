@@ -121,8 +121,11 @@ class Service:
 
     async def health(self, http: HttpRequest) -> Response:
         """GET /health."""
-        if not self.scheduler.is_healthy:
+        if not self.scheduler.is_open:
             raise ApiError(503, "server: one that runs expected, found it shutting down")
+        if not self.scheduler.is_healthy:
+            message = "server: one that computes expected, found a fault, told in its log"
+            raise ApiError(503, message, code="internal")
         return Json({"status": "ok"})
 
     async def _serve(self, http: HttpRequest, parse: Parse) -> Response:

@@ -7,6 +7,7 @@ the loop the other; a job's own fields are written by one side only.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._batch import Batch, BatchStream
-from .._core import OptionError
+from .._core import DeviceError, OptionError
 from .._engine import Engine
 from .._results import Generation, Token
 from ._errors import ApiError, bad_request
@@ -25,6 +26,7 @@ from ._metrics import Metrics
 from ._options import ServerOptions
 from ._requests import Request
 
+LOG = logging.getLogger("a2sf.serve")
 GONE = 499  # the status by which a client that went away is counted; it is never sent
 
 
@@ -78,7 +80,8 @@ class Scheduler:
         self._engine = engine
         self._options = options
         self._metrics = metrics
-        self._batch = Batch(engine, size=options.parallel)
+        self._batch: Batch | None = Batch(engine, size=options.parallel)
+        self._is_faulty = False  # no batch can be made; written by the thread
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()  # None wakes the thread
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -111,13 +114,18 @@ class Scheduler:
         return not self._thread.is_alive()
 
     @property
-    def is_healthy(self) -> bool:
-        """Whether it runs and takes requests."""
+    def is_open(self) -> bool:
+        """Whether it takes requests."""
         return self._thread.is_alive() and self._stop_at is None
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it takes requests, and could do something for the last one that came."""
+        return self.is_open and not self._is_faulty
 
     def submit(self, request: Request, prompts: list[NDArray[np.int32]]) -> Call:
         """Queue a request's sequences: all of them, or none and an ApiError."""
-        if not self.is_healthy:
+        if not self.is_open:
             raise ApiError(503, "server: one that runs expected, found it shutting down")
         room = self._options.parallel + self._options.queue
         n = len(prompts)
@@ -164,17 +172,37 @@ class Scheduler:
         while self._receive():
             try:
                 self._turn()
-            except Exception as error:  # nobody knows what state it left: begin with a new batch
-                for job in [*self._waiting, *self._running]:
-                    self._fail(job, api_error(error), "error")
-                self._batch = Batch(self._engine, size=self._options.parallel)
+            except Exception as error:
+                self._give_up(error)
             self._publish()
 
     def _turn(self) -> None:
         self._end_overdue()
-        self._admit()
-        if self._running:
-            self._step()
+        if self._waiting or self._running:
+            batch = self._ready_batch()
+            self._admit(batch)
+            if self._running:
+                self._step(batch)
+        self._measure()
+
+    def _give_up(self, error: Exception) -> None:
+        """End everything: nobody knows what state a fault left. The next turn makes a new batch."""
+        answer = api_error(error)
+        log(answer, error)
+        for job in [*self._waiting, *self._running]:
+            self._fail(job, answer, "error")
+        self._batch = None
+        self._measure()
+
+    def _ready_batch(self) -> Batch:
+        """Return the batch; a new one after a fault."""
+        if self._batch is None:
+            self._is_faulty = True
+            self._batch = Batch(self._engine, size=self._options.parallel)
+            self._is_faulty = False
+        return self._batch
+
+    def _measure(self) -> None:
         self._metrics.running.set(len(self._running))
         self._metrics.waiting.set(len(self._waiting))
         caches = [job.stream.cache for job in self._running if job.stream is not None]
@@ -209,25 +237,25 @@ class Scheduler:
                 error = ApiError(503, "server: shutting down", code="shutting_down")
                 self._fail(job, error, "cancelled")
 
-    def _admit(self) -> None:
-        while self._waiting and len(self._running) < self._batch.size:
+    def _admit(self, batch: Batch) -> None:
+        while self._waiting and len(self._running) < batch.size:
             job = self._waiting[0]
             request = job.request
             try:
-                job.stream = self._batch.add(
+                job.stream = batch.add(
                     job.ids,
                     max_tokens=request.max_tokens,
                     sampling=request.sampling,
                     stop=request.stop,
                 )
             except Exception as error:
-                self._fail(job, api_error(error), "error")
+                self._fail_by(job, error)
                 continue
             self._waiting.popleft()
             self._running.append(job)
 
-    def _step(self) -> None:
-        self._batch.step()
+    def _step(self, batch: Batch) -> None:
+        batch.step()
         self._metrics.steps.inc()
         for job in list(self._running):
             stream = job.stream
@@ -235,15 +263,21 @@ class Scheduler:
             tokens = stream.take()
             self._metrics.generated_tokens.inc(len(tokens))
             if stream.error is not None:
-                self._fail(job, api_error(stream.error), "error")
+                self._fail_by(job, stream.error)
             elif stream.result is not None:
                 self._running.remove(job)
+                self._tell(job, tokens, result=stream.result)
                 self._metrics.sequences.labels(stream.result.finish_reason).inc()
                 self._metrics.count(stream.result.stats, stream.n_prompt)
-                self._tell(job, tokens, result=stream.result)
                 job.stream = None
             elif tokens:
                 self._tell(job, tokens)
+
+    def _fail_by(self, job: Job, error: Exception) -> None:
+        """End a job by an error of the library."""
+        answer = api_error(error)
+        log(answer, error)
+        self._fail(job, answer, "error")
 
     def _fail(self, job: Job, error: ApiError, end: str) -> None:
         """End a job that waits or runs."""
@@ -253,8 +287,8 @@ class Scheduler:
             job.stream = None
         else:
             self._waiting.remove(job)
-        self._metrics.sequences.labels(end).inc()
         self._tell(job, [], error=error)
+        self._metrics.sequences.labels(end).inc()
 
     def _tell(
         self,
@@ -280,6 +314,16 @@ def api_error(error: Exception) -> ApiError:
     """Return an error of the library as one for clients."""
     if isinstance(error, OptionError):
         return bad_request(str(error))
-    if isinstance(error, MemoryError):
-        return ApiError(503, "memory: enough for this request expected", code="out_of_memory")
+    if isinstance(error, (DeviceError, MemoryError)):
+        found = f", found: {error}" if str(error) else ""
+        message = f"memory: enough for this request expected{found}"
+        return ApiError(503, message, code="out_of_memory")
     return ApiError(500, f"server: {error}", code="internal")
+
+
+def log(answer: ApiError, error: Exception) -> None:
+    """Write the server's own failures into its log; where they arose, unless memory ran out."""
+    if answer.status == 500:
+        LOG.error("a2sf: %s: %s", answer.code, error, exc_info=error)
+    elif answer.status > 500:
+        LOG.error("a2sf: %s: %s", answer.code, str(error) or "no memory")
