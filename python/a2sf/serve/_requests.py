@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NoReturn
 
 from .._core import Error, OptionError
@@ -45,6 +46,7 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 DEFAULT_MAX_TOKENS = 16
 MOST_STOPS = 16
 MOST_BITS = 64
+MOST_SHOWN = 100  # characters of a value, in an error
 
 Prompt = str | list[int]
 
@@ -310,8 +312,13 @@ def told(error: Exception) -> ApiError:
 
 def short(value: Any) -> str:
     """Return a value as JSON, cut where it is long."""
-    text = "none" if value is None else json.dumps(value)
-    return text if len(text) <= 100 else text[:100] + "..."
+    if value is None:
+        return "none"
+    # In pieces, of which as many as are shown are made: a body may be large, and just not too deep
+    # to be read. Each has at least one character.
+    pieces = islice(json.JSONEncoder().iterencode(value), MOST_SHOWN + 1)
+    text = "".join(pieces)
+    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
 def _are_ids(items: list[Any]) -> bool:
