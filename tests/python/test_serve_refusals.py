@@ -3,15 +3,73 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import a2sf
 import pytest
 
 pytest.importorskip("openai")
 pytest.importorskip("uvicorn")
-from a2sf.serve import ServerOptions  # noqa: E402
-from a2sf.serve._errors import ApiError  # noqa: E402
-from a2sf.serve._requests import parse_chat, parse_completion, short  # noqa: E402
+from a2sf.serve import ServerOptions, create_app
+from a2sf.serve._errors import ApiError
+from a2sf.serve._requests import parse_chat, parse_completion, short
+from starlette.testclient import TestClient
+
+ROOM = 3
+URL = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def engine(bundled: Path) -> a2sf.Engine:
+    return a2sf.Engine(bundled)
+
+
+@pytest.fixture(scope="module")
+def client(engine: a2sf.Engine) -> Iterator[TestClient]:
+    options = ServerOptions(parallel=1, queue=ROOM - 1)
+    with TestClient(create_app(engine, options), base_url=URL) as client:
+        yield client
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Texts that were tokenised."""
+    texts: list[str] = []
+    encode = a2sf.Tokenizer.encode
+
+    def noted(tokenizer: a2sf.Tokenizer, text: str, **options: Any) -> list[int]:
+        texts.append(text)
+        return encode(tokenizer, text, **options)
+
+    monkeypatch.setattr(a2sf.Tokenizer, "encode", noted)
+    return texts
+
+
+def test_more_prompts_than_places_are_not_tokenised(client: TestClient, encoded: list[str]) -> None:
+    answer = client.post("/v1/completions", json={"prompt": ["text"] * (ROOM + 1)})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+    assert encoded == []
+
+
+def test_no_prompt_is_tokenised_after_one_that_is_too_long(
+    engine: a2sf.Engine, client: TestClient, encoded: list[str]
+) -> None:
+    long = "long " * engine.info.n_ctx
+    for prompts, n_encoded in ((["text", long, "more"], 2), ([long, "more"], 1)):
+        encoded.clear()
+        answer = client.post("/v1/completions", json={"prompt": prompts})
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+        assert len(encoded) == n_encoded
+
+
+def test_the_length_of_ids_is_checked_before_the_ids(
+    engine: a2sf.Engine, client: TestClient
+) -> None:
+    ids = [engine.info.n_vocab] * (engine.info.n_ctx + 1)
+    answer = client.post("/v1/completions", json={"prompt": ids})
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize("parse", [parse_chat, parse_completion])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ._http import Gate, Json, error_response, read_body, refuse_route, respond,
 from ._metrics import Metrics
 from ._options import ServerOptions
 from ._requests import Request, parse_chat, parse_completion
-from ._scheduler import Scheduler
+from ._scheduler import Scheduler, shutting_down
 
 Parse = Callable[[bytes, ServerOptions, str], Request]
 
@@ -122,7 +122,7 @@ class Service:
     async def health(self, http: HttpRequest) -> Response:
         """GET /health."""
         if not self.scheduler.is_open:
-            raise ApiError(503, "server: one that runs expected, found it shutting down")
+            raise shutting_down()
         if not self.scheduler.is_healthy:
             message = "server: one that computes expected, found a fault, told in its log"
             raise ApiError(503, message, code="internal")
@@ -131,6 +131,7 @@ class Service:
     async def _serve(self, http: HttpRequest, parse: Parse) -> Response:
         body = await read_body(http, self._options)
         request = parse(body, self._options, self.model_name)
+        self.scheduler.check_room(max(1, len(request.prompts)))
         # Long texts take a while, and the event loop must not wait for them.
         prompts = await run_in_threadpool(self._prompts, request)
         call = self.scheduler.submit(request, prompts)
@@ -139,33 +140,37 @@ class Service:
 
     def _prompts(self, request: Request) -> list[NDArray[np.int32]]:
         """Return the ids of each sequence's prompt."""
-        tokenizer = self._engine.tokenizer
         field = "messages" if request.messages else "prompt"
         try:
-            if request.messages:
-                lists = [encode_start(tokenizer, write_out(tokenizer, request.messages))]
-            else:
-                lists = [
-                    tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-                    for prompt in request.prompts
-                ]
-            prompts = [as_ids(ids, tokenizer.n_vocab, what="prompt") for ids in lists]
+            return list(self._each_prompt(request, field))
         except (Error, TypeError) as error:
             raise bad_request(str(error), field) from None
+
+    def _each_prompt(self, request: Request, field: str) -> Iterator[NDArray[np.int32]]:
+        """Yield each prompt's ids. What follows one that is too long is not looked at."""
+        tokenizer = self._engine.tokenizer
+        if request.messages:
+            chat = encode_start(tokenizer, write_out(tokenizer, request.messages))
+            self._check_length(len(chat), field)
+            yield as_ids(chat, tokenizer.n_vocab, what="prompt")
+        for prompt in request.prompts:
+            ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            self._check_length(len(ids), field)
+            yield as_ids(ids, tokenizer.n_vocab, what="prompt")
+
+    def _check_length(self, n_tokens: int, field: str) -> None:
         eviction = self._engine.eviction
         evicts = eviction is not None and _core.policy_evicts(eviction.policy)
         n_ctx = self._engine.info.n_ctx
-        for ids in prompts:
-            if len(ids) == 0:
-                raise bad_request("prompt: at least 1 token expected, found 0", field)
-            if len(ids) > n_ctx and not evicts:
-                raise bad_request(
-                    f"prompt: at most {n_ctx} tokens expected (the model's context; a server "
-                    f"started with --budget has no limit), found {len(ids)}",
-                    field,
-                    "context_length_exceeded",
-                )
-        return prompts
+        if n_tokens == 0:
+            raise bad_request("prompt: at least 1 token expected, found 0", field)
+        if n_tokens > n_ctx and not evicts:
+            raise bad_request(
+                f"prompt: at most {n_ctx} tokens expected (the model's context; a server "
+                f"started with --budget has no limit), found {n_tokens}",
+                field,
+                "context_length_exceeded",
+            )
 
     def _model_card(self) -> dict[str, Any]:
         info, eviction = self._engine.info, self._engine.eviction

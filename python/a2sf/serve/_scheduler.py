@@ -123,12 +123,11 @@ class Scheduler:
         """Whether it takes requests, and could do something for the last one that came."""
         return self.is_open and not self._is_faulty
 
-    def submit(self, request: Request, prompts: list[NDArray[np.int32]]) -> Call:
-        """Queue a request's sequences: all of them, or none and an ApiError."""
+    def check_room(self, n: int) -> None:
+        """Refuse a request of n sequences that there is no room for: ApiError."""
         if not self.is_open:
-            raise ApiError(503, "server: one that runs expected, found it shutting down")
+            raise shutting_down()
         room = self._options.parallel + self._options.queue
-        n = len(prompts)
         if n > room:
             raise bad_request(f"prompt: at most {room} prompts expected, found {n}", "prompt")
         if self._n_open + n > room:
@@ -139,6 +138,11 @@ class Scheduler:
                 code="queue_full",
                 retry_after_s=1,
             )
+
+    def submit(self, request: Request, prompts: list[NDArray[np.int32]]) -> Call:
+        """Queue a request's sequences: all of them, or none and an ApiError."""
+        n = len(prompts)
+        self.check_room(n)
         self._n_open += n
         now = time.monotonic()
         limit = self._options.timeout_s
@@ -234,8 +238,7 @@ class Scheduler:
                 error = ApiError(504, f"time: an answer within {limit} expected", code="timeout")
                 self._fail(job, error, "timeout")
             elif stopped or (stopping and job.stream is None):
-                error = ApiError(503, "server: shutting down", code="shutting_down")
-                self._fail(job, error, "cancelled")
+                self._fail(job, shutting_down(), "cancelled")
 
     def _admit(self, batch: Batch) -> None:
         while self._waiting and len(self._running) < batch.size:
@@ -308,6 +311,12 @@ class Scheduler:
         news, self._news = self._news, []
         if news and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deliver, news)
+
+
+def shutting_down() -> ApiError:
+    """Return the error of a request that comes, or still runs, when the server ends."""
+    message = "server: one that runs expected, found it shutting down"
+    return ApiError(503, message, code="shutting_down")
 
 
 def api_error(error: Exception) -> ApiError:
