@@ -7,11 +7,12 @@ from typing import Any
 import a2sf
 import pytest
 from a2sf.serve import ServerOptions
+from a2sf.serve._arguments import make_parser, options_from
 
 Options = dict[str, Any]
 
 
-@pytest.mark.parametrize("name", ["api_keys", "cors_origins"])
+@pytest.mark.parametrize("name", ["api_keys", "cors_origins", "allowed_hosts"])
 @pytest.mark.parametrize("value", ["secret", b"secret", {"secret"}, 7, None, ["a", 7], (b"a",)])
 def test_lists_of_another_type(name: str, value: Any) -> None:
     """A lone text would be taken as one key per letter."""
@@ -19,7 +20,7 @@ def test_lists_of_another_type(name: str, value: Any) -> None:
         ServerOptions(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["api_keys", "cors_origins"])
+@pytest.mark.parametrize("name", ["api_keys", "cors_origins", "allowed_hosts"])
 @pytest.mark.parametrize("value", ["", " ", " a", "a ", "a\n", "a\tb", "\u00fc"])
 def test_texts_that_no_header_holds(name: str, value: str) -> None:
     with pytest.raises(a2sf.OptionError, match=rf"^{name}: .* expected, found") as refused:
@@ -38,7 +39,8 @@ def test_lists_are_kept_as_tuples() -> None:
     [
         {"parallel": 0}, {"parallel": True}, {"queue": -1}, {"queue": 1.5}, {"timeout_s": -1},
         {"grace_s": float("nan")}, {"max_request_bytes": 0}, {"max_tokens_limit": 0},
-        {"model_name": " "}, {"temperature": -1},
+        {"model_name": " "}, {"temperature": -1}, {"allowed_hosts": ("a.example:80",)},
+        {"allowed_hosts": ("[]",)}, {"allowed_hosts": ("*.example",)},
     ],
     ids=str,
 )  # fmt: skip
@@ -46,3 +48,33 @@ def test_values_out_of_range(options: Options) -> None:
     (name,) = options
     with pytest.raises(a2sf.OptionError, match=rf"^{name}: .*expected"):
         ServerOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("line", "allowed"),
+    [
+        ([], {"localhost", "127.0.0.1", "::1"}),
+        (["--host", "LOCALHOST"], {"localhost", "127.0.0.1", "::1"}),
+        (["--host", "127.0.0.5"], {"localhost", "127.0.0.1", "::1", "127.0.0.5"}),
+        (["--host", "0.0.0.0"], set()),
+        (["--host", "no such host"], set()),
+        (["--host", "a..b"], set()),
+        (["--api-key", "secret"], set()),
+        (
+            ["--allowed-host", "a.example", "--allowed-host", "b.example"],
+            {"a.example", "b.example"},
+        ),
+    ],
+    ids=str,
+)
+def test_hosts_that_the_command_allows(
+    monkeypatch: pytest.MonkeyPatch, line: list[str], allowed: set[str]
+) -> None:
+    monkeypatch.delenv("A2SF_API_KEY", raising=False)
+    given = vars(make_parser().parse_args(line))
+    assert set(options_from(given).allowed_hosts) == allowed
+
+
+def test_help_shows_a_share_as_one_writes_it() -> None:
+    assert "%%" not in make_parser().format_help()
+    assert "--budget N|R% " in make_parser().format_help()

@@ -15,6 +15,7 @@ pytest.importorskip("uvicorn")
 from a2sf.serve import ServerOptions, create_app
 from a2sf.serve._errors import ApiError
 from a2sf.serve._requests import parse_chat, parse_completion, short
+from serve_process import ServeProcess
 from starlette.testclient import TestClient
 
 ROOM = 3
@@ -90,3 +91,39 @@ def test_a_value_that_is_told_of_is_cut() -> None:
         assert short(value) == json.dumps(value)
     assert short(None) == "none"
     assert short([7] * 1_000_000) == json.dumps([7] * 100)[:100] + "..."
+
+
+@pytest.mark.parametrize(
+    ("host", "is_let_in"),
+    [
+        ("localhost", True), ("LOCALHOST:8080", True), ("127.0.0.1:1", True), ("[::1]:80", True),
+        ("[::1]", True), ("a.example", False), ("a.example:8080", False), ("", False),
+        ("localhost.a.example", False), ("127.0.0.1.a.example", False), ("::1", False),
+        ("[]", False), (":80", False), ("localhost@a.example", False), ("localhost.", False),
+    ],
+)  # fmt: skip
+def test_hosts(engine: a2sf.Engine, host: str, is_let_in: bool) -> None:
+    """A page whose name leads here by DNS rebinding calls the server by that name."""
+    options = ServerOptions(allowed_hosts=("localhost", "127.0.0.1", "::1"))
+    with TestClient(create_app(engine, options), base_url=URL) as client:
+        for path in ("/v1/models", "/health", "/metrics"):
+            answer = client.get(path, headers={"Host": host})
+            assert answer.status_code == (200 if is_let_in else 403)
+    if not is_let_in:
+        assert answer.json()["error"]["code"] == "host_not_allowed"
+
+
+@pytest.mark.parametrize("hosts", [(), ("*",), ("localhost", "*")])
+def test_any_host(engine: a2sf.Engine, hosts: tuple[str, ...]) -> None:
+    app = create_app(engine, ServerOptions(allowed_hosts=hosts))
+    with TestClient(app, base_url="http://a.example") as client:
+        assert client.get("/v1/models").status_code == 200
+
+
+def test_a_server_without_keys_refuses_other_hosts(bundled: Path) -> None:
+    with ServeProcess(bundled) as server:
+        assert server.http.get("/v1/models").status_code == 200
+        answer = server.http.get("/v1/models", headers={"Host": "a.example"})
+        assert answer.status_code == 403
+        status = "a2sf_requests_total{/v1/models,403}"
+        assert server.metrics()[status] == 1

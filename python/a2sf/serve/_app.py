@@ -47,7 +47,7 @@ def make_app(engine: Engine, options: ServerOptions) -> Starlette:
         service.scheduler.stop(0)
         await service.scheduler.join()
 
-    middleware = [Middleware(Gate, keys=options.api_keys, metrics=metrics)]
+    middleware = [Middleware(Gate, options=options, metrics=metrics)]
     if options.cors_origins:
         cors = Middleware(
             CORSMiddleware,

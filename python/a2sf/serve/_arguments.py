@@ -9,6 +9,7 @@ from typing import Any
 from .._core import VERSION, OptionError, policies
 from .._engine import Engine
 from .._options import Eviction
+from ._hosts import default_allowed
 from ._options import ServerOptions
 
 EVICTION = (
@@ -49,6 +50,11 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         help=f"a key that clients must bring; may be given several times; ${KEYS_VARIABLE} "
         "holds one or more, with commas between them, and other users of the machine cannot see it",
     )  # fmt: skip
+    add(
+        "--allowed-host", action="append", metavar="NAME",
+        help="what clients may call the server, without port; repeatable; * is anything (without "
+        "keys and at a local address: this machine's own names)",
+    )  # fmt: skip
     add("--cors-origin", action="append", metavar="ORIGIN", help="whose pages may call; repeatable")
     add("--temperature", type=float, metavar="T", help="for requests that name none (1)")
 
@@ -85,12 +91,10 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("KV cache (without any of these, nothing is evicted)")
     add = group.add_argument
     add("--policy", metavar="NAME", help="what is evicted: " + ", ".join(policies()))
-    add("--budget", metavar="N|R%%", help="most tokens kept per head, or a share of the prompt")
+    add("--budget", metavar="N|R%", help="most tokens kept per head, or a share of the prompt")
     add("--forgetting-factor", type=float, metavar="F", help="weight of each older query, 0 to 1")
     add("--sinks", type=int, metavar="N", help="first tokens of the text that always stay")
-    add(
-        "--recent", metavar="N|R%%", help="newest tokens that always stay, or a share of the budget"
-    )
+    add("--recent", metavar="N|R%", help="newest tokens that always stay, or a share of the budget")
     add("--window", type=int, metavar="N", help="newest queries that vote (snapkv)")
     add("--scope", metavar="WHICH", help="head: each KV head keeps its own tokens; layer: the same")
     add("--pooling", type=int, metavar="N", help="a token keeps neighbours within N/2 alive; odd")
@@ -127,6 +131,7 @@ def options_from(given: dict[str, Any]) -> ServerOptions:
     keys += [key.strip() for key in from_environment.split(",") if key.strip()]
     if not 0 <= given["port"] <= 65535:
         raise OptionError(f"port: 0 to 65535 expected, found {given['port']}")
+    hosts = tuple(given.get("allowed_host", ()))
     return ServerOptions(
         model_name=given.get("served_model_name"),
         api_keys=tuple(keys),
@@ -138,4 +143,5 @@ def options_from(given: dict[str, Any]) -> ServerOptions:
         max_tokens_limit=given["max_tokens_limit"],
         temperature=given.get("temperature", 1.0),
         cors_origins=tuple(given.get("cors_origin", ())),
+        allowed_hosts=hosts or default_allowed(given["host"], tuple(keys)),
     )

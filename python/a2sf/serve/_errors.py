@@ -41,7 +41,12 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The JSON object that tells of the error."""
-        kinds = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
+        kinds = {
+            401: "authentication_error",
+            403: "permission_error",
+            429: "rate_limit_error",
+            504: "timeout_error",
+        }
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {
             "error": {

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._answers import Answer, server_sent
 from ._errors import ApiError
+from ._hosts import ANY, name_in
 from ._metrics import Metrics
 from ._options import ServerOptions
 from ._scheduler import GONE, Call, Event, Scheduler
@@ -38,11 +39,12 @@ class Json(JSONResponse):
 
 
 class Gate:
-    """ASGI middleware: asks for a key, counts answers."""
+    """ASGI middleware: asks for the server's name and a key, counts answers."""
 
-    def __init__(self, app: ASGIApp, *, keys: tuple[str, ...], metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, options: ServerOptions, metrics: Metrics) -> None:
         self._app = app
-        self._keys = [key.encode() for key in keys]
+        self._keys = [key.encode() for key in options.api_keys]
+        self._hosts = [host.strip("[]").lower() for host in options.allowed_hosts]
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,12 +59,23 @@ class Gate:
                 self._metrics.requests.labels(path, str(message["status"])).inc()
             await send(message)
 
-        app: ASGIApp = self._app
-        if self._keys and scope["path"] != PUBLIC and not self._is_known(Headers(scope=scope)):
-            message = "key: Authorization: Bearer with a key of this server expected, found "
-            found = "another" if "authorization" in Headers(scope=scope) else "none"
-            app = to_response(ApiError(401, message + found, code="invalid_api_key"))
+        refusal = self._refusal(scope["path"], Headers(scope=scope))
+        app = self._app if refusal is None else to_response(refusal)
         await app(scope, receive, counted)
+
+    def _refusal(self, path: str, headers: Headers) -> ApiError | None:
+        """Return why a request may not pass; None if it may."""
+        host = headers.get("host", "")
+        if self._hosts and ANY not in self._hosts and name_in(host) not in self._hosts:
+            known = ", ".join(self._hosts)
+            found = repr(host) if host else "none"
+            message = f"Host: one of {known} expected (see --allowed-host), found {found}"
+            return ApiError(403, message, code="host_not_allowed")
+        if self._keys and path != PUBLIC and not self._is_known(headers):
+            message = "key: Authorization: Bearer with a key of this server expected, found "
+            found = "another" if "authorization" in headers else "none"
+            return ApiError(401, message + found, code="invalid_api_key")
+        return None
 
     def _is_known(self, headers: Headers) -> bool:
         """Compare with every key, each in constant time."""

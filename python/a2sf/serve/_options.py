@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .._core import OptionError
 from .._options import Sampling
+from ._hosts import ANY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +38,17 @@ class ServerOptions:
         For requests that name none, as with OpenAI. 0 is greedy.
     cors_origins : tuple of str, default ()
         Origins whose pages may call the server from a browser; "*" is all of them.
+    allowed_hosts : tuple of str, default ()
+        Names and addresses, without port, by which the server may be called (header Host); empty,
+        or "*" among them, is any. `a2sf serve` that listens on this machine only and has no keys
+        allows those of this machine, so that no page from elsewhere reaches it by DNS rebinding.
 
     Raises
     ------
     OptionError
-        A number out of range, an empty name, a key or origin that no header could hold.
+        A number out of range, an empty name, a key, origin or host that no header could hold.
     TypeError
-        Keys or origins that are no tuple or list of str; one text alone is none.
+        Keys, origins or hosts that are no tuple or list of str; one text alone is none.
     """
 
     model_name: str | None = None
@@ -56,6 +61,7 @@ class ServerOptions:
     max_tokens_limit: int = 4096
     temperature: float = 1.0
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         least = {"parallel": 1, "queue": 0, "max_request_bytes": 1, "max_tokens_limit": 1}
@@ -69,8 +75,14 @@ class ServerOptions:
                 raise OptionError(f"{name}: seconds, 0 or more, expected, found {value!r}")
         if self.model_name is not None and not self.model_name.strip():
             raise OptionError("model_name: a name expected, found an empty one")
-        for name in ("api_keys", "cors_origins"):
+        for name in ("api_keys", "cors_origins", "allowed_hosts"):
             object.__setattr__(self, name, header_texts(name, getattr(self, name)))
+        for host in self.allowed_hosts:
+            has_port = host.count(":") == 1  # an IPv6 address has more
+            if has_port or not host.strip("[]") or ("*" in host and host != ANY):
+                raise OptionError(
+                    f"allowed_hosts: names without port, or {ANY}, expected, found {host!r}"
+                )
         Sampling(temperature=self.temperature)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import sys
 from types import FrameType
@@ -11,6 +10,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from .._core import Error
+from ._hosts import is_loopback, resolve
 from ._options import ServerOptions
 from ._scheduler import Scheduler
 
@@ -74,12 +74,7 @@ def run(app: Starlette, options: ServerOptions, *, host: str, port: int) -> None
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
-    except OSError as error:
+        family, address = resolve(host, port)
+        return socket.create_server(address, family=family, backlog=1024)
+    except (OSError, UnicodeError) as error:
         raise Error(f"{host}:{port}: an address to listen at expected, found: {error}") from error
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an address."""
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
