@@ -130,11 +130,14 @@ void Generator::next_each(std::span<Generator *const> generators, std::span<bool
     }
     Session::step(sessions, ids);
     const double time_s = timer.seconds();
+    // All have read theirs before any takes the next: what throws there must not feed one twice.
     for (size_t i = 0; i < generators.size(); ++i) {
         if (!more[i]) continue;
         generators[i]->pending_ = -1;
         generators[i]->result_.stats.decode_s += time_s;
-        more[i] = generators[i]->take(tokens[i]);
+    }
+    for (size_t i = 0; i < generators.size(); ++i) {
+        if (more[i]) more[i] = generators[i]->take(tokens[i]);
     }
 }
 
