@@ -15,6 +15,8 @@ constexpr size_t kAlignment = 64;
 // From this size on memory is mapped, which keeps untouched pages free.
 constexpr size_t kMappedBytes = size_t{1} << 20;
 
+thread_local size_t n_buffer_bytes = 0;
+
 }  // namespace
 
 RawBuffer::RawBuffer(size_t n_bytes, const char *what) : n_bytes_(n_bytes) {
@@ -32,15 +34,21 @@ RawBuffer::RawBuffer(size_t n_bytes, const char *what) : n_bytes_(n_bytes) {
         throw DeviceError(
             str(what, ": ", n_bytes, " bytes of memory wanted, the system gave none"));
     }
+    n_buffer_bytes += n_bytes;
 }
 
 RawBuffer::~RawBuffer() {
     if (data_ == nullptr) return;
+    n_buffer_bytes -= n_bytes_;
     if (n_bytes_ >= kMappedBytes) {
         munmap(data_, n_bytes_);
     } else {
         std::free(data_);
     }
+}
+
+size_t buffer_bytes() {
+    return n_buffer_bytes;
 }
 
 }  // namespace a2sf

@@ -95,6 +95,18 @@ void Cache::allocate_scratch(size_t capacity) {
     keys_ = Buffer<uint64_t>(step, "eviction scratch");
 }
 
+size_t Cache::slot_bytes(const CacheShape &shape, size_t n_lanes) {
+    const size_t row = kv_row_bytes(shape.type, shape.head_dim);
+    const size_t lanes = n_lanes * sizeof(float);
+    // K, V; positions, order, holes, scores.
+    const size_t kept = 2 * row + 3 * sizeof(uint32_t) + lanes;
+    // New slots, places, aged positions and scores, both similarities, ranks, victims, keys.
+    const size_t scratch = 7 * sizeof(uint32_t) + lanes + sizeof(uint64_t);
+    // Query weights and the scratch of ranks, which heads share.
+    const size_t shared = (kMaxScoreLanes + 1) * sizeof(float);
+    return shape.n_kv_heads * (shape.n_layers * kept + scratch) + shared;
+}
+
 void Cache::clear() {
     std::fill(heads_.begin(), heads_.end(), Head{});
     n_evicted_ = 0;

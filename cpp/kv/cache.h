@@ -41,6 +41,10 @@ class Cache {
     void reserve(size_t capacity);
     size_t capacity() const { return capacity_; }
 
+    // What reserve() takes for each slot of capacity, in all heads together: K, V, what is known of
+    // a slot, and the scratch of a step. Growing takes the old room and the new at once.
+    static size_t slot_bytes(const CacheShape &shape, size_t n_lanes);
+
     void clear();
 
     // What is stored, in the slots where it is: a cache that loads it goes on bit for bit. load()

@@ -191,3 +191,24 @@ TEST_CASE("bytes are counted from shapes") {
     CHECK(fixture.cache.n_bytes() >= kv);
     CHECK(fixture.cache.n_bytes() <= kv + kLayers * kHeads * 10 * 16);
 }
+
+TEST_CASE("a slot's bytes are what every buffer of the cache takes for it") {
+    const auto backend = find_backend("cpu").create({.n_threads = 1});
+    for (const KvType type : {KvType::F32, KvType::F16, KvType::Q8_0}) {
+        for (const Policy *policy : policies()) {
+            CAPTURE(policy->name);
+            CAPTURE(name_of(type));
+            const CacheShape shape{kLayers, kHeads, 32, type};
+            const size_t slot = Cache::slot_bytes(shape, policy->n_lanes());
+            EvictionOptions options{.policy = policy->name};
+            if (policy->evicts()) options.budget = Amount::of_tokens(64);
+            const size_t before = buffer_bytes();
+            Cache cache(*backend, shape);
+            cache.configure(resolve(options, 64));
+            for (const size_t capacity : {65, 200}) {
+                cache.reserve(capacity);
+                CHECK(buffer_bytes() - before == capacity * slot);
+            }
+        }
+    }
+}

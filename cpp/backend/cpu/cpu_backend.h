@@ -52,7 +52,11 @@ class CpuBackend final : public Backend {
     template <typename T>
     static T *reserve(Buffer<T> &buffer, size_t n) {
         // Half as much again, so that a slowly growing cache does not reallocate at every token.
-        if (buffer.size() < n) buffer = Buffer<T>(n + n / 2, "scratch");
+        // Never the old and the new at once.
+        if (buffer.size() < n) {
+            buffer = {};
+            buffer = Buffer<T>(n + n / 2, "scratch");
+        }
         return buffer.data();
     }
     // Calls body(begin, end, worker) over [0, n) in runs whose length depends on `cost` (roughly
