@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/limits.h"
 #include "model/decoder.h"
 
 namespace a2sf {
@@ -186,7 +187,8 @@ void Session::prepare(size_t n_ids) {
         throw OptionError(str("ids: at most ", n_ctx,
                               " tokens in all (the model's context) expected "
                               "without eviction, found ",
-                              n_total, "; give a budget to read more"));
+                              n_total, "; give a budget to read more",
+                              most_budget(*model_, options_, n_total)));
     }
     if (n_total > kMostPositions) {
         throw OptionError(
@@ -207,7 +209,8 @@ void Session::prepare(size_t n_ids) {
     if (n_needed <= cache.capacity()) return;
     // Without a reservation the room doubles, so that growing is rare.
     const size_t doubled = cache.capacity() == 0 ? 0 : std::max<size_t>(2 * cache.capacity(), 64);
-    cache.reserve(std::min(bound, std::max({n_needed, n_reserved_, doubled})));
+    reserve_room(*model_, options_, cache, n_needed,
+                 std::min(bound, std::max({n_needed, n_reserved_, doubled})));
 }
 
 // One chunk of ids, of which the first n_done have been read.
