@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cli/bench_limits.h"
 #include "cli/bench_report.h"
 #include "cli/bench_session.h"
 #include "cli/commands.h"
@@ -34,6 +35,7 @@ struct BenchArguments {
     std::vector<size_t> depths = {0};
     size_t n_repetitions = 3;
     BenchFormat format = BenchFormat::Markdown;
+    LimitsArguments limits;
 };
 
 // One line of the result that is to be. The budget is a number of tokens or none.
@@ -107,6 +109,21 @@ OptionGroup test_group(BenchArguments &bench) {
              {"--output", "-o", "FORMAT", "md, json or csv", "md", to_format(bench.format)}}};
 }
 
+OptionGroup limits_group(BenchArguments &bench) {
+    return {"Limits",
+            {{"--limits", "", "",
+              "instead of speed, print what fits into memory: the most tokens of a full cache and "
+              "the largest budget of --policy (a2sf) with --batch and --threads",
+              "", to_switch(bench.limits.wanted)},
+             {"--memory", "", "SIZE,...", "amounts of memory for --limits: 256M, 1.5G",
+              "what the process may use", [&bench](std::string_view value) {
+                  bench.limits.memory.clear();
+                  for_each_part(value, [&](std::string_view part) {
+                      bench.limits.memory.push_back(parse_size(part));
+                  });
+              }}}};
+}
+
 // The shared groups, with lists where this command takes them.
 OptionGroup lists_of(OptionGroup group, BenchArguments &bench) {
     for (Option &option : group.options) {
@@ -117,6 +134,10 @@ OptionGroup lists_of(OptionGroup group, BenchArguments &bench) {
             option.value = "N|R%,...";
             option.help = "most tokens kept per head, or a share of a row's tokens, depth included";
             option.set = to_budgets(bench.budgets);
+        } else if (option.name == "--kv-type") {
+            option.set = [&bench](std::string_view value) {
+                bench.limits.kv_type = bench.shared.kv_type = parse_kv_type(value);
+            };
         } else if (option.name == "--json") {
             option.help = "the same as --output json";
             option.set = [&bench](std::string_view) { bench.format = BenchFormat::Json; };
@@ -157,7 +178,8 @@ CommandLine describe(BenchArguments &bench) {
     line.command = "a2sf bench";
     line.usage = "[-m PATH] [-p N,...] [-n N,...] [-d N,...] [options]";
     line.summary = "measure speed and memory, and the share of the machine's peak they reach";
-    line.groups = {model_group(shared), test_group(bench), lists_of(cache_group(shared), bench),
+    line.groups = {model_group(shared),   test_group(bench),
+                   limits_group(bench),   lists_of(cache_group(shared), bench),
                    machine_group(shared), lists_of(output_group(shared), bench)};
     line.notes = policy_notes() + kNotes;
     line.hint = "the model is given with -m PATH";
@@ -330,7 +352,27 @@ void measure_rows(const BenchArguments &bench, const Engine &engine,
     note_machine(bench, *machine, median_of(peaks));
 }
 
+void run_limits(const BenchArguments &bench) {
+    const BenchArguments plain;
+    if (bench.prompts != plain.prompts || bench.generations != plain.generations ||
+        bench.depths != plain.depths || bench.n_repetitions != plain.n_repetitions ||
+        !bench.budgets.empty()) {
+        throw UsageError(
+            "--limits: none of --prompts, --generate, --depth, --repetitions and --budget expected "
+            "with it, found one");
+    }
+    if (bench.policies.size() > 1) {
+        throw UsageError(
+            str("--policy: one expected with --limits, found ", bench.policies.size()));
+    }
+    SharedArguments shared = bench.shared;
+    if (!bench.policies.empty()) shared.policy = bench.policies.front();
+    show_limits(shared, bench.limits, bench.format);
+}
+
 void run_bench(const BenchArguments &bench) {
+    if (bench.limits.wanted) return run_limits(bench);
+    if (!bench.limits.memory.empty()) throw UsageError("--memory: --limits expected, found none");
     const std::vector<SessionOptions> sessions = configurations(bench);
     tests_of(bench);  // before the model, which may be large
     const Engine engine = load_engine(bench.shared);

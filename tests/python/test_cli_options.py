@@ -57,7 +57,10 @@ def test_contracted_options_exist() -> None:
     perplexity = set(option_names(a2sf("perplexity", "--help").stdout))
     assert perplexity >= SHARED | {"--file", "--ctx", "--tokens"}
     bench = set(option_names(a2sf("bench", "--help").stdout))
-    assert bench >= SHARED | {"--prompts", "--generate", "--depth", "--repetitions", "--output"}
+    assert bench >= SHARED | {"--prompts", "--generate", "--depth", "--repetitions", "--output"} | {
+        "--limits",
+        "--memory",
+    }
     assert set(option_names(a2sf("inspect", "--help").stdout)) >= {"--model", "--json", "--tensors"}
 
 
