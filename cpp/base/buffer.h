@@ -36,8 +36,8 @@ class RawBuffer {
     size_t n_bytes_ = 0;
 };
 
-// Bytes of all RawBuffers that this thread made, less those it freed: what an operation takes is the
-// difference before and after it. Modulo 2^64, for a buffer may be freed by another thread.
+// Bytes of all RawBuffers that this thread made, less those it freed: what an operation takes is
+// the difference before and after it. Modulo 2^64, for a buffer may be freed by another thread.
 size_t buffer_bytes();
 
 // The same, typed. Only for trivial element types: memory starts as zero bytes.
