@@ -47,21 +47,21 @@ void Cache::reserve(size_t capacity) {
     }
     allocate_scratch(capacity);
     const auto grown_rows = [&](const std::unique_ptr<DeviceMemory> &memory, const char *what) {
-        auto grown = backend_.allocate(n_heads * capacity * row, what);
+        auto larger = backend_.allocate(n_heads * capacity * row, what);
         for (size_t i = 0; i < n_heads && before > 0; ++i) {
             const Head &head = heads_[i];
-            backend_.copy_to_device(static_cast<std::byte *>(grown->data()) + i * capacity * row,
+            backend_.copy_to_device(static_cast<std::byte *>(larger->data()) + i * capacity * row,
                                     static_cast<std::byte *>(memory->data()) + i * before * row,
                                     (head.live + head.n_holes) * row);
         }
-        return grown;
+        return larger;
     };
     const auto grown = [&]<typename T>(const Buffer<T> &buffer, size_t n_rows, const char *what) {
-        Buffer<T> grown(n_rows * capacity, what);
+        Buffer<T> larger(n_rows * capacity, what);
         for (size_t i = 0; i < n_rows && before > 0; ++i) {
-            std::copy_n(buffer.data() + i * before, before, grown.data() + i * capacity);
+            std::copy_n(buffer.data() + i * before, before, larger.data() + i * capacity);
         }
-        return grown;
+        return larger;
     };
     auto k = grown_rows(k_, "keys of the KV cache");
     auto v = grown_rows(v_, "values of the KV cache");
