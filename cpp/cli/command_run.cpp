@@ -126,8 +126,8 @@ void start(Generator &generator, std::span<const int32_t> prompt, const RunArgum
     generator.start(prompt, run.save_session ? between_chunks(progress) : progress);
 }
 
-void generate(Generator &generator, const Session &session, std::span<const int32_t> prompt,
-              Stream &stream, const RunArguments &run) {
+void generate(Generator &generator, std::span<const int32_t> prompt, Stream &stream,
+              const RunArguments &run) {
     try {
         start(generator, prompt, run);
         GeneratedToken token;
@@ -138,8 +138,8 @@ void generate(Generator &generator, const Session &session, std::span<const int3
         if (interrupted()) generator.interrupt();
     } catch (const Interrupted &) {
         generator.interrupt();
-        note(run.shared, str("interrupted after ", grouped(session.n_tokens()), " of ",
-                             grouped(prompt.size()), " prompt tokens"));
+        note(run.shared, str("interrupted after ", grouped(generator.result().stats.n_prompt),
+                             " of ", grouped(prompt.size()), " prompt tokens"));
     }
     stream.text(generator.rest());
     stream.end();
@@ -265,7 +265,7 @@ void run_prompt(RunArguments &run) {
         for (const int32_t id : prompt_ids) stream.id(id);
     }
     catch_interrupt();
-    generate(generator, session, prompt_ids, stream, run);
+    generate(generator, prompt_ids, stream, run);
     const Generation &generation = generator.result();
     if (shared.json) print(to_json(run, prompt, prompt_ids, generation, session));
     note_context(run, generation, session);

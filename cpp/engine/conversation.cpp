@@ -130,8 +130,14 @@ Generation Conversation::ask(std::string_view message, const GenerateOptions &op
     while (!stops() && generator.next(token)) tell(token.text);
     generator.interrupt();  // nothing, if it has ended by itself
     tell(generator.rest());
-    generator.settle();
-    note_read(generator.result().ids, n_before + prompt.size());
+    const auto note_answer = [&] { note_read(generator.result().ids, n_before + prompt.size()); };
+    try {
+        generator.settle();
+    } catch (...) {
+        note_answer();
+        throw;
+    }
+    note_answer();
     return generator.result();
 }
 

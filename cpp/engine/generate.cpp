@@ -66,6 +66,11 @@ Generator::Generator(Session &session, const Tokenizer &tokenizer, const Generat
 }
 
 void Generator::begin(std::span<const int32_t> prompt) {
+    if (prompt.empty() && session_.logits().empty() && session_.is_full()) {
+        throw OptionError(str("prompt: room for a token expected, found the model's context of ",
+                              session_.model().config().n_ctx,
+                              " full; a budget goes on beyond it"));
+    }
     if (prompt.empty() && session_.logits().empty()) {
         throw OptionError("prompt: at least 1 token expected, found 0");
     }
@@ -161,7 +166,8 @@ bool Generator::take(GeneratedToken &token) {
 }
 
 void Generator::settle() {
-    if (pending_ < 0 || session_.is_full()) return;
+    if (pending_ < 0) return;
+    if (session_.is_full()) return session_.forget_logits();  // they gave this token
     const int32_t id = pending_;
     session_.feed({&id, 1});
     pending_ = -1;

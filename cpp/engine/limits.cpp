@@ -230,29 +230,39 @@ std::vector<Fit> what_fits(const Model &model, const SessionOptions &options, si
     return fits;
 }
 
-void reserve_room(const Model &model, const SessionOptions &options, Cache &cache, size_t n_needed,
-                  size_t n_slots) {
+void reserve_room(const Model &model, const SessionOptions &options, Cache &cache,
+                  const Room &room) {
     const EvictionConfig &eviction = cache.config();
     const KvType type = cache.shape().type;
     const size_t slot = Cache::slot_bytes(cache.shape(), eviction.policy->n_lanes());
     const auto refuse = [&](const std::string &found) {
         const size_t freed = cache.capacity() * slot;  // a session made anew has no old cache
-        throw DeviceError(str("KV cache: room for ", n_slots, " tokens wanted, ",
-                              (n_slots * slot) >> 20, " MiB and scratch", found,
-                              advice(model, options, bytes_for_cache(model) + freed)));
+        throw DeviceError(
+            str("KV cache: room for ", room.n_slots, " tokens wanted, ",
+                (room.n_slots * slot) >> 20, " MiB and scratch", found,
+                room.advises ? advice(model, options, bytes_for_cache(model) + freed) : ""));
     };
     // Scratch is a small part of the cache, and asked for only where it decides.
     const auto fits = [&](size_t n_bytes, size_t n) {
         if (n <= n_bytes / 2 / slot) return true;
         const size_t left = less(n_bytes, aside_bytes(model));
-        return n <= left / slot && slots_within(model, options, type, eviction, left, n) == n;
+        if (n > left / slot) return false;
+        try {
+            return !room.advises || slots_within(model, options, type, eviction, left, n) == n;
+        } catch (const DeviceError &) {
+            return false;
+        } catch (const std::bad_alloc &) {
+            return false;
+        }
     };
     // Before anything is taken: a system that has promised memory it does not have ends the process
     // later, and scratch that is missed in the middle of a text loses what was read.
     const Left left;
-    if (!fits(left.space, n_slots) || !fits(left.resident, n_needed)) refuse("");
+    if (!fits(left.space, room.n_slots) || !fits(left.resident, room.n_needed)) {
+        refuse(", more than is left");
+    }
     try {
-        cache.reserve(n_slots);
+        cache.reserve(room.n_slots);
     } catch (const DeviceError &error) {
         refuse(str(": ", error.what()));
     } catch (const std::bad_alloc &) {

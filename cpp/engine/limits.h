@@ -25,10 +25,16 @@ struct Fit {
 // once (Session::reserve); growing later would take the old and the new at once.
 std::vector<Fit> what_fits(const Model &model, const SessionOptions &options, size_t n_bytes);
 
-// Cache::reserve(n_slots) for a session, of which n_needed are used at once. Where memory does not
-// suffice, throws DeviceError that says what would fit; the cache keeps what it had.
-void reserve_room(const Model &model, const SessionOptions &options, Cache &cache, size_t n_needed,
-                  size_t n_slots);
+struct Room {
+    size_t n_needed = 0;  // slots used at once
+    size_t n_slots = 0;   // for all that is to come
+    bool advises = true;  // finding out what would fit takes seconds, which others may wait for
+};
+
+// Cache::reserve(n_slots) for a session. Where memory does not suffice, throws DeviceError that
+// says what would fit; the cache keeps what it had.
+void reserve_room(const Model &model, const SessionOptions &options, Cache &cache,
+                  const Room &room);
 
 // For a text of n_tokens that a full cache may not hold: "; in the 137 MiB that are left a budget
 // of at most ..." where memory would not hold them either, else nothing.

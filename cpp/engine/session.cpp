@@ -81,13 +81,16 @@ std::shared_ptr<Workspace> make_workspace(const Model &model, SessionOptions opt
 
 struct Session::Parts {
     std::shared_ptr<Workspace> work;
+    const bool shares;  // work, with other sessions
     Cache cache;
     Buffer<float> logits;  // [n_vocab], of the last token
     bool has_logits = false;
 
-    Parts(const Model &model, const SessionOptions &options, std::shared_ptr<Workspace> shared)
+    Parts(const Model &model, const SessionOptions &options, std::shared_ptr<Workspace> shared,
+          bool others)
         : work(shared ? std::move(shared)
                       : std::make_shared<Workspace>(model, options.n_threads, options.batch)),
+          shares(others),
           cache(*work->backend, {model.config().n_layers, model.config().n_kv_heads,
                                  model.config().head_dim, options.kv_type}),
           logits(model.config().n_vocab, "logits") {}
@@ -99,7 +102,8 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions &optio
     check(options_, *model_);
     options_.batch = chunk_tokens(options_, *model_);
     if (workspace) options_.batch = std::min(options_.batch, workspace->decoder.batch());
-    parts_ = std::make_unique<Parts>(*model_, options_, std::move(workspace));
+    const bool shares = workspace != nullptr;
+    parts_ = std::make_unique<Parts>(*model_, options_, std::move(workspace), shares);
 }
 
 Session::~Session() = default;
@@ -127,6 +131,10 @@ void Session::reset() {
     n_reserved_ = 0;
     n_prompt_ = 0;
     broken_ = false;
+}
+
+void Session::forget_logits() {
+    parts_->has_logits = false;
 }
 
 void Session::reserve(size_t n_tokens) {
@@ -209,8 +217,8 @@ void Session::prepare(size_t n_ids) {
     if (n_needed <= cache.capacity()) return;
     // Without a reservation the room doubles, so that growing is rare.
     const size_t doubled = cache.capacity() == 0 ? 0 : std::max<size_t>(2 * cache.capacity(), 64);
-    reserve_room(*model_, options_, cache, n_needed,
-                 std::min(bound, std::max({n_needed, n_reserved_, doubled})));
+    const size_t n_slots = std::min(bound, std::max({n_needed, n_reserved_, doubled}));
+    reserve_room(*model_, options_, cache, {n_needed, n_slots, !parts_->shares});
 }
 
 // One chunk of ids, of which the first n_done have been read.
@@ -233,6 +241,7 @@ size_t Session::read_chunk(std::span<const int32_t> ids, size_t n_done, const Lo
     if (progress) proceed = [&] { return progress(n_done, ids.size()); };
     Cache *const cache = &parts_->cache;
     broken_ = true;
+    parts_->has_logits = false;  // those there were do not follow what is read now
     work.decoder.forward(chunk, {&cache, 1}, proceed);
     broken_ = false;
     n_tokens_ += m;
@@ -279,7 +288,10 @@ void Session::step(std::span<Session *const> sessions, std::span<const int32_t> 
         work.caches[i] = &sessions[i]->parts_->cache;
         work.pos[i] = static_cast<int32_t>(sessions[i]->n_tokens_);
     }
-    for (Session *session : sessions) session->broken_ = true;
+    for (Session *session : sessions) {
+        session->broken_ = true;
+        session->parts_->has_logits = false;
+    }
     work.decoder.forward({ids, {work.pos.data(), m}, true, m, true}, work.caches, {});
     const size_t n_vocab = sessions[0]->model_->config().n_vocab;
     work.each_logits(m, true, n_vocab, [&](size_t i, size_t n, const float *rows) {

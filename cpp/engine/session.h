@@ -77,6 +77,9 @@ class Session {
     // Forgets everything read.
     void reset();
 
+    // Forgets what follows the last token, for whoever has taken a token that cannot be read.
+    void forget_logits();
+
     // What was read, as bytes (engine/saved_session.h makes files of them). save() throws for a
     // session that was interrupted. load() expects a session of the same model and options as the
     // saved one's, and throws SavedSessionError for bytes that no session could have saved; the
@@ -94,7 +97,7 @@ class Session {
     size_t n_tokens() const { return n_tokens_; }  // read so far
     size_t room() const;  // tokens that can still be read: a cache that keeps all has its context
     bool is_full() const { return room() == 0; }
-    std::span<const float> logits() const;  // of the last feed; empty before it
+    std::span<const float> logits() const;  // that follow what was read; empty if not known
 
   private:
     struct Parts;

@@ -48,17 +48,18 @@ class Dialogue:
         other.n_tokens = self.n_tokens
         return other
 
-    def text(self) -> str:
-        """Return it as text, for `parse`."""
-        return json.dumps({"prompt": self._prompt, "messages": self.messages})
+    def text(self, system: str | None) -> str:
+        """Return it as text, with the system prompt of one that begins: for `parse`."""
+        fields = {"prompt": self._prompt, "messages": self.messages, "system": system}
+        return json.dumps(fields)
 
-    @classmethod
-    def parse(cls, tokenizer: Tokenizer, text: str, path: str, n_tokens: int) -> Dialogue:
+    def parse(self, text: str, path: str, n_tokens: int) -> tuple[Dialogue, str | None]:
         """Return what `text` stood for, of a session at `path` that has read `n_tokens`."""
-        dialogue = cls(tokenizer)
+        dialogue = Dialogue(self._tokenizer)
         dialogue.n_tokens = n_tokens
         try:
             fields = json.loads(text)
+            system = None if fields["system"] is None else str(fields["system"])
             dialogue._prompt = str(fields["prompt"])
             dialogue.messages = [
                 {"role": str(message["role"]), "content": str(message["content"])}
@@ -68,7 +69,7 @@ class Dialogue:
             raise SavedSessionError(
                 f"{path}: the messages of a conversation expected, found a note of another kind"
             ) from error
-        return dialogue
+        return dialogue, system
 
     def after(self, messages: Messages) -> tuple[Dialogue, NDArray[np.int32]]:
         """Return the conversation with more messages, and what the session has to read for them.

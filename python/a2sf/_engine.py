@@ -405,9 +405,11 @@ class Engine:
             asked = None if eviction is None else native_eviction(eviction)
             path = os.fspath(load)
             saved, ids, note = self._native.load_session(path, self._options[1], asked)
-            session = Session(saved, self._tokenizer, self._progress, ids)
+            dialogue, system = Dialogue(self._tokenizer), None
             if note:
-                session._dialogue = Dialogue.parse(self._tokenizer, note, path, saved.n_tokens)
+                dialogue, system = dialogue.parse(note, path, saved.n_tokens)
+            session = Session(saved, self._tokenizer, self._progress, ids, system=system)
+            session._dialogue = dialogue
             return session
         native = self._native.session(self._session_options(eviction))
         return Session(native, self._tokenizer, self._progress)

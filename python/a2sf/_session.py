@@ -256,8 +256,8 @@ class Session:
         if self._answer is not None:
             self._answer.close()
         dialogue = self._dialogue
-        talked = dialogue.messages and dialogue.n_tokens == self.n_tokens
-        self._native.save(os.fspath(path), array, dialogue.text() if talked else "")
+        talks = dialogue.n_tokens == self.n_tokens and (dialogue.messages or self._system)
+        self._native.save(os.fspath(path), array, dialogue.text(self._system) if talks else "")
 
     def fork(self) -> Session:
         """Return a session of its own that has read the same."""

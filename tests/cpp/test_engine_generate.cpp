@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "engine/generate.h"
 #include "tiny_model.h"
 
 using namespace a2sf;
@@ -145,4 +146,27 @@ TEST_CASE("nothing to start from is refused") {
     Session session(engine.model, {});
     Generator generator(session, *engine.tokenizer, {});
     CHECK_THROWS_AS(generator.start({}), OptionError);
+}
+
+TEST_CASE("a full context gives no token twice") {
+    Session session(tiny().model, {.n_threads = 1});
+    GenerateOptions options;
+    options.max_tokens = 50;
+    options.ignore_end = true;
+    Generator generator(session, *tiny().tokenizer, options);
+    generator.start(some_ids(250));
+    GeneratedToken token;
+    while (generator.next(token)) continue;
+    CHECK(generator.result().ids.size() == 7);  // the last of them cannot be read
+    generator.settle();
+    CHECK(session.n_tokens() == 256);
+    Generator again(session, *tiny().tokenizer, options);
+    CHECK_THROWS_WITH_AS(again.start({}), doctest::Contains("context of 256 full"), OptionError);
+    // What was read and fills the context still has a token that follows it.
+    session.reset();
+    session.feed(some_ids(256));
+    Generator last(session, *tiny().tokenizer, options);
+    last.start({});
+    CHECK(last.next(token));
+    CHECK(!last.next(token));
 }

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "engine/generate.h"
 #include "engine/saved_session.h"
 #include "evict/registry.h"
 #include "tiny_model.h"
@@ -148,6 +149,18 @@ TEST_CASE("a session interrupted between the chunks of its first prompt can be s
         check_same_cache(session, *copy);
         CHECK(copy->cache().live(1, 1) == 48);
     }
+}
+
+TEST_CASE("a session interrupted in a later prompt does not know what follows") {
+    Session session(tiny().model, with(find_policy("a2sf"), KvType::F16));
+    session.feed(some_ids(40));
+    const auto asked = [](size_t n_done, size_t) { return n_done < 64; };
+    CHECK_THROWS_AS(session.feed(some_ids(200, 2), between_chunks(asked)), Interrupted);
+    CHECK(session.n_tokens() == 104);
+    CHECK(session.logits().empty());
+    CHECK(session.fork()->logits().empty());
+    CHECK_THROWS_AS(Generator(session, *tiny().tokenizer, {}).start({}), OptionError);
+    CHECK(session.feed(some_ids(3)).size() == 258);
 }
 
 TEST_CASE("two threads may save to one place") {

@@ -212,3 +212,11 @@ def test_saving_ends_an_answer_that_is_streamed(engine: a2sf.Engine, tmp_path: P
     assert loaded.messages[-1]["content"].startswith(begun)
     assert loaded.n_tokens == session.n_tokens
     assert read_ids(loaded, QUESTIONS[1]) == read_ids(session, QUESTIONS[1])
+
+
+def test_a_conversation_saved_before_its_first_message(engine: a2sf.Engine, tmp_path: Path) -> None:
+    session = engine.chat_session(system=NOTE)
+    session.save(tmp_path / "it.session")
+    loaded = engine.session(load=tmp_path / "it.session")
+    assert read_ids(loaded, QUESTIONS[0]) == read_ids(session, QUESTIONS[0])
+    assert loaded.messages[0] == {"role": "system", "content": NOTE}

@@ -27,6 +27,7 @@ from ._options import ServerOptions
 from ._requests import Request
 
 LOG = logging.getLogger("a2sf.serve")
+RETRY_S = 5.0  # from a fault to the next try, if no request comes before
 GONE = 499  # the status by which a client that went away is counted; it is never sent
 
 
@@ -182,7 +183,7 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._end_overdue()
-        if self._waiting or self._running:
+        if self._waiting or self._running or self._is_faulty:
             batch = self._ready_batch()
             self._admit(batch)
             if self._running:
@@ -218,8 +219,9 @@ class Scheduler:
             idle = not self._waiting and not self._running
             if idle and self._stop_at is not None and self._inbox.empty():
                 return False
+            patience_s = RETRY_S if self._is_faulty else None
             try:
-                job = self._inbox.get(block=idle)
+                job = self._inbox.get(idle, patience_s)
             except Empty:
                 return True
             if job is not None:
