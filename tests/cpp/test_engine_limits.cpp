@@ -23,23 +23,22 @@ SessionOptions options_of(const char *policy, KvType type) {
 
 TEST_CASE("a session with the largest budget takes no more than the memory it was found for") {
     const Model &model = *tiny().model;
-    // One score, two, and none but similarities.
-    for (const char *policy : {"a2sf", "a2sf-dual", "keydiff"}) {
-        CAPTURE(policy);
-        for (const Fit &fit : what_fits(model, options_of(policy, KvType::F16), kBytes)) {
-            CAPTURE(name_of(fit.kv_type));
-            REQUIRE(fit.budget > 0);
-            SessionOptions options = options_of(policy, fit.kv_type);
-            options.eviction.budget = Amount::of_tokens(fit.budget);
-            Session session(tiny().model, options);
-            const size_t before = buffer_bytes();
-            session.reserve(2 * fit.budget);
-            session.feed(some_ids(fit.budget + 100));
-            const size_t taken = buffer_bytes() - before;
-            CHECK(taken <= kBytes);
-            CHECK(taken > kBytes / 20);
-            CHECK(fit.slot_bytes * session.cache().capacity() <= taken);
-        }
+    // One policy, for emulated processors take a minute for it: that slots take what is said of
+    // them is tested for every policy with the cache.
+    const char *policy = "a2sf-dual";
+    for (const Fit &fit : what_fits(model, options_of(policy, KvType::F16), kBytes)) {
+        CAPTURE(name_of(fit.kv_type));
+        REQUIRE(fit.budget > 0);
+        SessionOptions options = options_of(policy, fit.kv_type);
+        options.eviction.budget = Amount::of_tokens(fit.budget);
+        Session session(tiny().model, options);
+        const size_t before = buffer_bytes();
+        session.reserve(2 * fit.budget);
+        session.feed(some_ids(fit.budget + 100));
+        const size_t taken = buffer_bytes() - before;
+        CHECK(taken <= kBytes);
+        CHECK(taken > kBytes / 20);
+        CHECK(fit.slot_bytes * session.cache().capacity() <= taken);
     }
 }
 
