@@ -88,6 +88,13 @@ struct GatedFfn {
 enum class RopeStyle { Interleaved, Halves };
 
 enum class KvType { F32, F16, Q8_0 };
+constexpr KvType kKvTypes[] = {KvType::F32, KvType::F16, KvType::Q8_0};
+constexpr size_t kQ8Block = 32;  // elements; Q8_0 rows are whole blocks
+
+// Whether rows of head_dim elements can be stored so.
+constexpr bool can_store(KvType type, size_t head_dim) {
+    return type != KvType::Q8_0 || head_dim % kQ8Block == 0;
+}
 
 // Bytes of one K or V row. Q8_0 stores blocks of 32: half scale, 32 signed bytes.
 size_t kv_row_bytes(KvType type, size_t head_dim);

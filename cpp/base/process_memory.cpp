@@ -77,4 +77,12 @@ ProcessMemory process_memory() {
             field_of("/proc/meminfo", "SwapTotal:", 0)};
 }
 
+size_t peak_resident() {
+    return field_of("/proc/self/status", "VmHWM:", 0);
+}
+
+size_t available_memory() {
+    return field_of("/proc/meminfo", "MemAvailable:", 0);
+}
+
 }  // namespace a2sf

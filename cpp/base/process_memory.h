@@ -23,4 +23,10 @@ struct ProcessMemory {
 };
 ProcessMemory process_memory();
 
+// The most that was resident so far (proc(5), clear_refs, begins anew); 0 where nothing says.
+size_t peak_resident();
+
+// What the machine can give without swapping, as Linux estimates it; 0 where nothing says.
+size_t available_memory();
+
 }  // namespace a2sf

@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
+#include <fstream>
 #include <span>
 
 #include "base/error.h"
+#include "base/process_memory.h"
 #include "cli/terminal.h"
 #include "engine/work.h"
 #include "evict/registry.h"
@@ -20,28 +21,10 @@ constexpr size_t kWarmUpChunks = 2;  // of a pp test
 constexpr size_t kSlack = 8;         // a repetition may start up to depth / kSlack too deep
 constexpr std::chrono::seconds kPeaksHold(1);  // how long a measurement of the peaks is good for
 
-using File = std::unique_ptr<std::FILE, void (*)(std::FILE *)>;
-
-File open_file(const char *path, const char *mode) {
-    return {std::fopen(path, mode), [](std::FILE *file) { std::fclose(file); }};
-}
-
-// The most memory the process has had resident since reset_peak_rss(); 0 where Linux does not say.
-size_t peak_rss_bytes() {
-    const File file = open_file("/proc/self/status", "r");
-    char line[256];
-    while (file != nullptr && std::fgets(line, sizeof(line), file.get()) != nullptr) {
-        unsigned long long n_kib = 0;
-        if (std::sscanf(line, "VmHWM: %llu kB", &n_kib) == 1) return n_kib << 10;
-    }
-    return 0;
-}
-
 // Lets the peak start anew (proc(5), clear_refs). Where that is not allowed it stays that of the
 // whole run, with the memory that measuring the machine took.
 void reset_peak_rss() {
-    const File file = open_file("/proc/self/clear_refs", "w");
-    if (file != nullptr) std::fputs("5", file.get());
+    std::ofstream("/proc/self/clear_refs") << "5";
 }
 
 // The splitmix64 generator's i-th number (https://prng.di.unimi.it/splitmix64.c).
@@ -112,7 +95,7 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
     const auto measure_peaks = [&] {
         const bool anew = Clock::now() - peaks_at_ > kPeaksHold;
         if (anew) {
-            result.peak_rss_bytes = std::max(result.peak_rss_bytes, peak_rss_bytes());
+            result.peak_rss_bytes = std::max(result.peak_rss_bytes, peak_resident());
             peaks_ = machine_.measure_peaks();
             peaks_at_ = Clock::now();
             reset_peak_rss();
@@ -137,7 +120,7 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
             static_cast<double>(kv_before + kv_after) / 2 / static_cast<double>(n_repetitions_);
     }
     measure_peaks();
-    result.peak_rss_bytes = std::max(result.peak_rss_bytes, peak_rss_bytes());
+    result.peak_rss_bytes = std::max(result.peak_rss_bytes, peak_resident());
     result.peaks = median_of(peaks);
     result.kv_bytes = session_->cache().n_bytes();
     result.kv_bytes_full = session_->cache().n_bytes_full(depth + test.n_tokens);

@@ -14,9 +14,6 @@
 namespace a2sf::cli {
 namespace {
 
-constexpr KvType kKvTypes[] = {KvType::F32, KvType::F16, KvType::Q8_0};
-constexpr size_t kQ8Block = 32;  // elements; Q8_0 rows are whole blocks
-
 std::string find_text(const GgufFile &file, const char *key) {
     try {
         return file.find_string(key).value_or("");
@@ -134,7 +131,7 @@ void measure_kv(Inspection &seen) {
     if (width == 0 && n_heads != nullptr && *n_heads > 0 && dim != nullptr) width = *dim / *n_heads;
     if (width == 0 || !product({width, 4})) return;
     for (const KvType type : kKvTypes) {
-        if (type == KvType::Q8_0 && width % kQ8Block != 0) continue;
+        if (!can_store(type, width)) continue;
         const auto token = product({2, *n_layers, *n_kv_heads, kv_row_bytes(type, width)});
         if (!token) continue;
         const auto budget = product({*token, seen.budget});

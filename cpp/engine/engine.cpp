@@ -70,7 +70,7 @@ std::string bundled_model_path() {
 }
 
 KvType parse_kv_type(std::string_view text) {
-    for (KvType type : {KvType::F32, KvType::F16, KvType::Q8_0}) {
+    for (const KvType type : kKvTypes) {
         if (text == name_of(type)) return type;
     }
     throw OptionError(str("kv_type: f32, f16 or q8_0 expected, found \"", text, "\""));

@@ -17,8 +17,6 @@ namespace a2sf {
 
 namespace {
 
-constexpr KvType kKvTypes[] = {KvType::F32, KvType::F16, KvType::Q8_0};
-
 size_t less(size_t a, size_t b) {
     return a > b ? a - b : 0;
 }
@@ -221,7 +219,7 @@ std::vector<Fit> what_fits(const Model &model, const SessionOptions &options, si
     const size_t left = less(n_bytes, kTextBytes + aside_bytes(model));
     std::vector<Fit> fits;
     for (const KvType type : kKvTypes) {
-        if (type == KvType::Q8_0 && model.config().head_dim % 32 != 0) continue;
+        if (!can_store(type, model.config().head_dim)) continue;
         Fit fit{type, Cache::slot_bytes(shape_of(model, type), bounded.policy->n_lanes())};
         fit.context = slots_within(model, options, type, full, left, model.config().n_ctx);
         fit.budget = less(slots_within(model, options, type, bounded, left, INT32_MAX), chunk);

@@ -24,7 +24,7 @@ void check(const SessionOptions &options, const Model &model) {
             str("threads: at most ", kMostThreads, " expected, found ", options.n_threads));
     }
     const size_t head_dim = model.config().head_dim;
-    if (options.kv_type == KvType::Q8_0 && head_dim % 32 != 0) {
+    if (!can_store(options.kv_type, head_dim)) {
         throw OptionError(
             str("kv_type: a head_dim divisible by 32 expected for q8_0, found ", head_dim));
     }
@@ -80,17 +80,16 @@ std::shared_ptr<Workspace> make_workspace(const Model &model, SessionOptions opt
 }
 
 struct Session::Parts {
-    std::shared_ptr<Workspace> work;
     const bool shares;  // work, with other sessions
+    std::shared_ptr<Workspace> work;
     Cache cache;
     Buffer<float> logits;  // [n_vocab], of the last token
     bool has_logits = false;
 
-    Parts(const Model &model, const SessionOptions &options, std::shared_ptr<Workspace> shared,
-          bool others)
-        : work(shared ? std::move(shared)
+    Parts(const Model &model, const SessionOptions &options, std::shared_ptr<Workspace> shared)
+        : shares(shared != nullptr),
+          work(shared ? std::move(shared)
                       : std::make_shared<Workspace>(model, options.n_threads, options.batch)),
-          shares(others),
           cache(*work->backend, {model.config().n_layers, model.config().n_kv_heads,
                                  model.config().head_dim, options.kv_type}),
           logits(model.config().n_vocab, "logits") {}
@@ -102,8 +101,7 @@ Session::Session(std::shared_ptr<const Model> model, const SessionOptions &optio
     check(options_, *model_);
     options_.batch = chunk_tokens(options_, *model_);
     if (workspace) options_.batch = std::min(options_.batch, workspace->decoder.batch());
-    const bool shares = workspace != nullptr;
-    parts_ = std::make_unique<Parts>(*model_, options_, std::move(workspace), shares);
+    parts_ = std::make_unique<Parts>(*model_, options_, std::move(workspace));
 }
 
 Session::~Session() = default;
@@ -188,7 +186,9 @@ void Session::check_ids(std::span<const int32_t> ids) const {
 void Session::prepare(size_t n_ids) {
     Cache &cache = parts_->cache;
     const bool first = n_tokens_ == 0;
-    const EvictionConfig config = first ? resolve(options_.eviction, n_ids) : cache.config();
+    EvictionConfig resolved;
+    if (first) resolved = resolve(options_.eviction, n_ids);
+    const EvictionConfig &config = first ? resolved : cache.config();
     const size_t n_ctx = model_->config().n_ctx;
     const size_t n_total = n_tokens_ + n_ids;
     if (!config.evicts() && n_total > n_ctx) {

@@ -33,9 +33,8 @@ void check(bool valid, const char *name, const char *expected, double found) {
 // a tenth of the time of a small model.
 constexpr size_t kLanes = 16;
 
-// Floats as integers of the same order.
-int32_t in_order(float x) {
-    const auto bits = std::bit_cast<int32_t>(x);
+// A float's bits as an integer of the same order, and back.
+int32_t in_order(int32_t bits) {
     return bits ^ ((bits >> 31) & INT32_MAX);
 }
 
@@ -43,10 +42,11 @@ float largest(std::span<const float> logits) {
     constexpr int32_t kInfinity = 0x7f800000;
     int32_t most = INT32_MIN, magnitude = 0;
     for (const float logit : logits) {
-        most = std::max(most, in_order(logit));
-        magnitude = std::max(magnitude, std::bit_cast<int32_t>(logit) & INT32_MAX);
+        const auto bits = std::bit_cast<int32_t>(logit);
+        most = std::max(most, in_order(bits));
+        magnitude = std::max(magnitude, bits & INT32_MAX);
     }
-    const float best = std::bit_cast<float>(most ^ ((most >> 31) & INT32_MAX));
+    const float best = std::bit_cast<float>(in_order(most));
     // -inf is a token that never comes.
     if (magnitude > kInfinity || std::isinf(best)) {
         throw Error("logits: finite numbers expected, found NaN or infinity");

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,16 @@ def a2sf(
         (done.stdout or b"").decode(),
         (done.stderr or b"").decode(),
     )
+
+
+def catches_interrupt(pid: int) -> bool:
+    """Whether a process has a handler for SIGINT: the program's comes when all is loaded."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    masks = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(masks) and bool(int(masks[0], 16) & (1 << (signal.SIGINT - 1)))
 
 
 def option_names(help_text: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_program import TIMEOUT_S, a2sf, program
+from cli_program import TIMEOUT_S, a2sf, catches_interrupt, program
 
 TEXT = "It was the best of times, it was the worst of times.\n" * 20
 
@@ -117,8 +117,7 @@ def test_interrupt_leaves_the_result_so_far(llama: Path, tmp_path: Path) -> None
         stderr=subprocess.PIPE,
     )
     # Only the time tells when a window is complete; the handler comes with the first one.
-    status = Path(f"/proc/{process.pid}/status")
-    while process.poll() is None and not handles_interrupt(status):
+    while process.poll() is None and not catches_interrupt(process.pid):
         time.sleep(0.01)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -133,12 +132,6 @@ def test_interrupt_leaves_the_result_so_far(llama: Path, tmp_path: Path) -> None
         assert b"partial" in err
     else:
         assert result["mean_nll"] is None
-
-
-def handles_interrupt(status: Path) -> bool:
-    """Whether the process has a handler for SIGINT."""
-    masks = [line.split()[1] for line in status.read_text().splitlines() if "SigCgt:" in line]
-    return bool(masks) and bool(int(masks[0], 16) & (1 << (signal.SIGINT - 1)))
 
 
 def test_standard_input(llama: Path, text: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_program import TIMEOUT_S, a2sf, program
+from cli_program import TIMEOUT_S, a2sf, catches_interrupt, program
 
 TEXT = "To be, or not to be, that is the question. "
 
@@ -315,7 +315,7 @@ def test_interrupt_while_reading_the_prompt(llama: Path, tmp_path: Path) -> None
     )
     # The handler is installed when everything is loaded, just before the prompt is read.
     deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline and not caught_by(process.pid):
+    while time.monotonic() < deadline and not catches_interrupt(process.pid):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=TIMEOUT_S)
@@ -325,19 +325,9 @@ def test_interrupt_while_reading_the_prompt(llama: Path, tmp_path: Path) -> None
     assert result["ids"] == []
 
 
-def caught_by(pid: int) -> bool:
-    """Whether the process has a handler for SIGINT."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-    masks = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
-    return bool(masks) and bool(int(masks[0], 16) & (1 << (signal.SIGINT - 1)))
-
-
 def test_second_interrupt_kills(llama: Path) -> None:
     process = start("run", "-m", llama, "-p", "a", "-n", "50000000", "--budget", "64", "--json")
-    while not caught_by(process.pid) and process.poll() is None:
+    while not catches_interrupt(process.pid) and process.poll() is None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGSTOP)
     process.send_signal(signal.SIGINT)

@@ -11,7 +11,7 @@ from typing import Any
 
 import a2sf
 import pytest
-from cli_program import TIMEOUT_S, program
+from cli_program import TIMEOUT_S, catches_interrupt, program
 from cli_program import a2sf as run_a2sf
 
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 10
@@ -69,7 +69,7 @@ def test_an_interrupted_prompt_is_saved_as_far_as_it_was_read(tmp_path: Path) ->
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline and not is_reading(process.pid):
+    while time.monotonic() < deadline and not catches_interrupt(process.pid):
         time.sleep(0.01)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -83,16 +83,6 @@ def test_an_interrupted_prompt_is_saved_as_far_as_it_was_read(tmp_path: Path) ->
     assert session.n_tokens % 32 == 0
     session.feed(ids[session.n_tokens : session.n_tokens + 100])
     assert len(session.generate(max_tokens=3).ids) == 3
-
-
-def is_reading(pid: int) -> bool:
-    """Whether the process has its handler for SIGINT, which it installs when all is loaded."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-    caught = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
-    return bool(caught) and bool(int(caught[0], 16) & (1 << (signal.SIGINT - 1)))
 
 
 def test_what_was_generated_is_told_even_if_it_cannot_be_saved() -> None:

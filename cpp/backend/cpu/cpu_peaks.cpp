@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstdio>
-#include <memory>
 
 #include "backend/cpu/cpu_backend.h"
+#include "base/process_memory.h"
 
 namespace a2sf {
 namespace {
@@ -30,21 +29,9 @@ double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Memory that can be had without swapping, as Linux estimates it; 0 when it does not say.
-size_t available_bytes() {
-    const auto close = [](std::FILE *file) { std::fclose(file); };
-    const std::unique_ptr<std::FILE, decltype(close)> file(std::fopen("/proc/meminfo", "r"), close);
-    char line[256];
-    while (file != nullptr && std::fgets(line, sizeof(line), file.get()) != nullptr) {
-        unsigned long long n_kib = 0;
-        if (std::sscanf(line, "MemAvailable: %llu kB", &n_kib) == 1) return n_kib << 10;
-    }
-    return 0;
-}
-
 // A quarter of what is available, within the limits above, in whole tasks.
 size_t read_bytes() {
-    const size_t available = available_bytes();
+    const size_t available = available_memory();
     const size_t wanted = available == 0
                               ? kMostReadBytes
                               : std::clamp(available / 4, kLeastReadBytes, kMostReadBytes);
