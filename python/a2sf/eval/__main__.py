@@ -1,0 +1,90 @@
+"""The command `a2sf-eval`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from .. import _core
+from ._arguments import add_run_arguments
+from ._jobs import Job
+from ._kinds import Kind, kinds
+from ._results import Results
+from ._run import Executor, run_here, sweep
+from ._show import as_markdown
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all measurements."""
+    parser = argparse.ArgumentParser(
+        prog="a2sf-eval",
+        description="Measure what a bounded KV cache loses, on any GGUF model. Every result is a "
+        "line of a file; a sweep that was stopped continues where it was.",
+        epilog="Exit status: 0 done, 1 run-time error, 2 bad usage, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"a2sf {_core.VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for kind in kinds().values():
+        command = commands.add_parser(kind.name, help=kind.summary, description=kind.summary)
+        add_run_arguments(command)
+        kind.add_arguments(command)
+        command.set_defaults(kind=kind)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; return the exit status."""
+    given = make_parser().parse_args(arguments)
+    try:
+        return int(given.run(given)) if hasattr(given, "run") else _measure(given.kind, given)
+    except _core.OptionError as error:
+        print(f"a2sf-eval: {error}\nTry 'a2sf-eval {given.command} --help'.", file=sys.stderr)
+        return 2
+    except _core.Error as error:
+        print(f"a2sf-eval: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("a2sf-eval: interrupted", file=sys.stderr)
+        return 130
+
+
+def _measure(kind: Kind, given: argparse.Namespace) -> int:
+    jobs: list[Job] = kind.jobs(given)
+    wanted = {job.key for job in jobs}
+    with Results(given.output) as results:
+        if len(wanted & results.done) and not given.quiet:
+            print(
+                f"a2sf-eval: {len(wanted & results.done)} of {len(wanted)} results are in "
+                f"{given.output} already",
+                file=sys.stderr,
+            )
+        try:
+            sweep(jobs, results, _executor(given), quiet=given.quiet)
+        except KeyboardInterrupt:
+            left = len(wanted - results.done)
+            print(
+                f"a2sf-eval: interrupted; the same command runs the {left} jobs that are left",
+                file=sys.stderr,
+            )
+            return 130
+        rows = [row for row in results.rows if row["key"] in wanted]
+    if given.json:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+    else:
+        print("\n\n".join(as_markdown(table) for table in kind.tables(rows)))
+    return 0
+
+
+def _executor(given: argparse.Namespace) -> Executor:
+    if given.ray is None:
+        return run_here
+    from ._ray import run_on
+
+    return run_on(given.ray)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Options that measurements share: the model, the file of results, the grid of evictions."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from typing import Any
+
+from .. import _core
+from .._core import OptionError
+from .._engine import Engine
+from .._hub import bundled_path, local_path
+from .._options import Eviction
+from ._jobs import Json, eviction_json
+
+DEFAULT_POLICIES = "a2sf,h2o,streaming"
+# Options of an eviction that are the same for all policies of a sweep that have them.
+COMMON = ("sinks", "recent", "scope", "pooling", "prefill", "positions")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add model, results and how to run."""
+    group = parser.add_argument_group("Model and results")
+    add = group.add_argument
+    add("-m", "--model", metavar="PATH", help="GGUF file or hf:owner/repo/file (bundled model)")
+    add("-o", "--output", default="a2sf-eval.jsonl", metavar="FILE",
+        help="results, a JSON line each; what is there is not run again (%(default)s)")  # fmt: skip
+    add("-t", "--threads", type=int, metavar="N", help="threads of the engine (all cores)")
+    add("--kv-type", choices=("f16", "f32", "q8_0"), default="f16", help="(%(default)s)")
+    add("--batch", type=int, default=512, metavar="N", help="tokens per chunk (%(default)s)")
+    add("--ray", metavar="ADDRESS", help="run the jobs on this Ray cluster (extra `ray`); "
+        "local starts one here")  # fmt: skip
+    add("--json", action="store_true", help="print the results as JSON lines, not as a table")
+    add("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def add_eviction_arguments(
+    parser: argparse.ArgumentParser, *, budget: str = "20%", prefill: str | None = None
+) -> None:
+    """Add the grid: policy x budget x forgetting factor, and what all of them share."""
+    group = parser.add_argument_group(
+        "Cache", "Lists with commas are crossed; a policy that has no use for an option runs once."
+    )
+    add = group.add_argument
+    known = ", ".join(_core.policies())
+    add("--policy", default=DEFAULT_POLICIES, metavar="LIST",
+        help=f"of {known}; or all (%(default)s)")  # fmt: skip
+    add("--budget", default=budget, metavar="LIST", help="tokens, or shares as 20%% (%(default)s)")
+    add("--forgetting-factor", metavar="LIST", help="0 to 1 (each policy's own)")
+    add("--sinks", type=int, metavar="N", help="first tokens never evicted (each policy's own)")
+    add("--recent", metavar="N|R%", help="newest tokens never evicted (each policy's own)")
+    add("--scope", choices=("head", "layer"))
+    add("--pooling", type=int, metavar="N")
+    add("--prefill", choices=("token", "chunk", "full"), default=prefill,
+        help=f"when a prompt's tokens are evicted ({prefill or 'the policy decides'})")  # fmt: skip
+    add("--positions", choices=("original", "compact"))
+
+
+def items(text: str, what: str) -> list[str]:
+    """Split a list with commas.
+
+    Raises
+    ------
+    OptionError
+        An empty item.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise OptionError(f"{what}: a list with commas expected, found {text!r}")
+    return parts
+
+
+def numbers(text: str, what: str, kind: type[int] | type[float] = int) -> list[Any]:
+    """Split a list of numbers with commas.
+
+    Raises
+    ------
+    OptionError
+        Something else in it.
+    """
+    try:
+        return [kind(part) for part in items(text, what)]
+    except ValueError as error:
+        raise OptionError(f"{what}: numbers with commas expected, found {text!r}") from error
+
+
+def budget_of(text: str) -> int | str:
+    """Read a budget: "20%" stays, "256" is a number."""
+    return text if text.endswith("%") else numbers(text, "budget")[0]
+
+
+def evictions(arguments: argparse.Namespace) -> list[dict[str, Json]]:
+    """Cross the grid.
+
+    Returns
+    -------
+    list of dict
+        Options of `a2sf.Eviction`, without those that the policy refuses; each once.
+
+    Raises
+    ------
+    OptionError
+        Options that no policy of the list takes, or that cannot be met.
+    """
+    names = items(arguments.policy, "policy")
+    if names == ["all"]:
+        names = list(_core.policies())
+    factors: list[Json] = [None]
+    if arguments.forgetting_factor is not None:
+        factors = [factor_of(text) for text in items(arguments.forgetting_factor, "factor")]
+    budgets = [budget_of(text) for text in items(arguments.budget, "budget")]
+    common = {name: getattr(arguments, name) for name in COMMON}
+    if common["recent"] is not None:
+        common["recent"] = budget_of(common["recent"])
+    listed: list[dict[str, Json]] = []
+    used: set[str] = set()
+    for name, budget, factor in itertools.product(names, budgets, factors):
+        given = {"budget": budget, "forgetting_factor": factor, **common}
+        taken = _accepted(name, {k: v for k, v in given.items() if v is not None})
+        used |= taken.keys()
+        options = eviction_json(Eviction(**taken))
+        if options not in listed:
+            listed.append(options)
+    for name in ("forgetting_factor", *COMMON):
+        if getattr(arguments, name) is not None and name not in used and names != ["full"]:
+            raise OptionError(f"{name}: a policy that has it expected, found {', '.join(names)}")
+    return listed
+
+
+def factor_of(text: str) -> float:
+    """Read a forgetting factor."""
+    return float(numbers(text, "forgetting_factor", float)[0])
+
+
+def _accepted(policy: str, given: dict[str, Json]) -> dict[str, Json]:
+    """Keep the options that the policy has a use for; the library knows which."""
+    taken: dict[str, Json] = {"policy": policy}
+    Eviction(policy=policy)  # an unknown name
+    for name, value in given.items():
+        try:
+            Eviction(policy=policy, **{name: value})
+        except OptionError as error:
+            if f"no such option expected for policy {policy}" in str(error):
+                continue
+            if "budget: at least" not in str(error):  # judged with all options, below
+                raise
+        taken[name] = value
+    return taken
+
+
+def model_path(arguments: argparse.Namespace) -> str:
+    """Find the model's file, downloading it if it has to be."""
+    return bundled_path() if arguments.model is None else local_path(arguments.model)
+
+
+def engine_arguments(arguments: argparse.Namespace) -> dict[str, Json]:
+    """List what `Engine` is given beside the model."""
+    given = {"kv_type": arguments.kv_type, "batch": arguments.batch, "threads": arguments.threads}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def open_engine(arguments: argparse.Namespace) -> Engine:
+    """Load the model, to look at it before jobs are made."""
+    return Engine(model_path(arguments), progress=False, **engine_arguments(arguments))
+
+
+def eviction_name(options: dict[str, Json]) -> str:
+    """Name an eviction in tables: the policy, and whatever differs from its preset."""
+    rest = {k: v for k, v in options.items() if k not in ("policy", "budget", "prefill")}
+    detail = ", ".join(f"{name}={value}" for name, value in rest.items())
+    return f"{options['policy']} ({detail})" if detail else str(options["policy"])

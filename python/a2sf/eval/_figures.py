@@ -1,0 +1,81 @@
+"""The pictures of reports, by matplotlib, without a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._packages import require
+
+Point = tuple[float, float, float, float]  # x, mean, low, high
+
+
+def new_figure(title: str, *, width: float = 7.0, height: float = 4.5) -> tuple[Any, Any]:
+    """Make a figure with one pair of axes; sizes in inches."""
+    figure = require("matplotlib.figure", "matplotlib").Figure(
+        figsize=(width, height), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    return figure, axes
+
+
+def lines(series: Mapping[str, Sequence[Point]], *, title: str, x: str, y: str) -> Any:
+    """Draw a line for each name, with intervals as shades; x is logarithmic.
+
+    Parameters
+    ----------
+    series
+        Points (x, mean, low, high) of each line.
+    title, x, y
+        Words on it, with units.
+    """
+    figure, axes = new_figure(title)
+    for number, (name, points) in enumerate(series.items()):
+        array = np.array(sorted(points), dtype=np.float64)
+        style = "-" if name.startswith("a2sf") else "--"
+        axes.plot(array[:, 0], array[:, 1], style, marker=".", label=name, color=f"C{number}")
+        axes.fill_between(array[:, 0], array[:, 2], array[:, 3], alpha=0.15, color=f"C{number}")
+    axes.set_xscale("log", base=2)
+    ticks = sorted({point[0] for points in series.values() for point in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def heat_map(
+    values: NDArray[np.float64],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Any:
+    """Draw a matrix, red for `low` to green for `high`, each cell with its figure.
+
+    Parameters
+    ----------
+    values : float64 [rows, columns]
+        NaN is left empty.
+    """
+    figure, axes = new_figure(title, width=1.6 + 0.75 * len(columns), height=1.6 + 0.4 * len(rows))
+    image = axes.imshow(values, cmap="RdYlGn", vmin=low, vmax=high, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize="small")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    figure.colorbar(image, ax=axes)
+    return figure

@@ -1,0 +1,93 @@
+"""What a sweep is made of: independent jobs, each known by what decides its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .._options import Eviction
+
+Json = Any  # what json.dumps takes
+FORMAT = 1  # part of every key: raised when results of the same options would no longer compare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One measurement.
+
+    Attributes
+    ----------
+    kind : str
+        Name of a measurement in `a2sf.eval._kinds.KINDS`.
+    model : str
+        Path of the GGUF file.
+    options : dict
+        Everything else that decides the result, as JSON; files are in it as hashes.
+    files : dict
+        Name to path of the files whose hashes are in `options`.
+    engine : dict
+        Arguments of `a2sf.Engine`, as JSON.
+    """
+
+    kind: str
+    model: str
+    options: dict[str, Json]
+    files: dict[str, str] = field(default_factory=dict)
+    engine: dict[str, Json] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Hash of what decides the result: two jobs with the same key are the same measurement."""
+        decides = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "model": file_hash(self.model),
+            "options": self.options,
+            "engine": {k: v for k, v in self.engine.items() if k != "threads"},
+        }
+        text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal; remembered while size and time of change stay."""
+    state = os.stat(path)
+    return _hash_of(os.path.abspath(path), state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hash_of(path: str, _size: int, _changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if _HAS_DIGEST else _digest(file)
+
+
+_HAS_DIGEST = hasattr(hashlib, "file_digest")  # Python 3.11
+
+
+def _digest(file: Any) -> str:
+    total = hashlib.sha256()
+    while block := file.read(1 << 20):
+        total.update(block)
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=16)
+def read_text(path: str) -> str:
+    """Text of a file, UTF-8; what is not becomes U+FFFD."""
+    return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
+def eviction_json(eviction: Eviction) -> dict[str, Json]:
+    """List the options that were given; `eviction_from` is the inverse."""
+    given = {name: getattr(eviction, name) for name in Eviction.__slots__}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def eviction_from(options: dict[str, Json]) -> Eviction:
+    """Make the eviction of a job."""
+    return Eviction(**options)

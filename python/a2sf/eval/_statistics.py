@@ -1,0 +1,60 @@
+"""Means with intervals."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from ._packages import require
+
+N_RESAMPLES = 4000
+CONFIDENCE = 0.95
+
+
+def bootstrap_mean(values: Sequence[float], *, seed: int = 0) -> tuple[float, float, float]:
+    """Mean with a bootstrap confidence interval of 95 %.
+
+    Parameters
+    ----------
+    values
+        Independent units: questions, or blocks of neighbouring tokens.
+    seed
+        The same values and seed give the same interval.
+
+    Returns
+    -------
+    mean, low, high
+        Percentile interval (Efron 1979) by scipy.stats.bootstrap. With one value, or equal ones,
+        low and high are the mean.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    if len(array) < 2 or np.ptp(array) == 0.0:
+        return mean, mean, mean
+    interval = (
+        require("scipy.stats", "scipy")
+        .bootstrap(
+            (array,),
+            np.mean,
+            n_resamples=N_RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+        .confidence_interval
+    )
+    return mean, float(interval.low), float(interval.high)
+
+
+def block_means(values: Sequence[float], size: int) -> list[float]:
+    """Means of blocks of `size` neighbours; a rest shorter than half a block joins the last one.
+
+    Neighbouring tokens share their context, so that they are no independent draws: intervals come
+    from blocks.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    n_blocks = max(1, int(np.floor(len(array) / size + 0.5)))
+    edges = [*range(0, n_blocks * size, size), len(array)]
+    return [float(array[a:b].mean()) for a, b in itertools.pairwise(edges)]
