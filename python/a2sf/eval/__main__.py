@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import _core
+from . import _report
 from ._arguments import add_run_arguments
 from ._jobs import Job
 from ._kinds import Kind, kinds
@@ -31,6 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_run_arguments(command)
         kind.add_arguments(command)
         command.set_defaults(kind=kind)
+    _report.add_command(commands)
     return parser
 
 

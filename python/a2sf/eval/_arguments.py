@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 from .. import _core
@@ -12,6 +13,7 @@ from .._engine import Engine
 from .._hub import bundled_path, local_path
 from .._options import Eviction
 from ._jobs import Json, eviction_json
+from ._results import Row
 
 DEFAULT_POLICIES = "a2sf,h2o,streaming"
 # Options of an eviction that are the same for all policies of a sweep that have them.
@@ -164,8 +166,31 @@ def open_engine(arguments: argparse.Namespace) -> Engine:
     return Engine(model_path(arguments), progress=False, **engine_arguments(arguments))
 
 
+def with_full(listed: list[dict[str, Json]]) -> list[dict[str, Json]]:
+    """Put the full cache first, which everything is compared to."""
+    full = eviction_json(Eviction(policy="full"))
+    return [full, *(eviction for eviction in listed if eviction["policy"] != "full")]
+
+
 def eviction_name(options: dict[str, Json]) -> str:
     """Name an eviction in tables: the policy, and whatever differs from its preset."""
     rest = {k: v for k, v in options.items() if k not in ("policy", "budget", "prefill")}
     detail = ", ".join(f"{name}={value}" for name, value in rest.items())
     return f"{options['policy']} ({detail})" if detail else str(options["policy"])
+
+
+def budget_text(row: Row) -> str:
+    """Budget of a row, as a heading; "-" for the full cache."""
+    return str(row["options"]["eviction"].get("budget", "-"))
+
+
+def budgets_of(rows: Iterable[Row]) -> list[str]:
+    """Budgets in the rows: shares first, small ones before large ones."""
+    return sorted(
+        {budget_text(row) for row in rows}, key=lambda text: (text[-1] != "%", budget_number(text))
+    )
+
+
+def budget_number(budget: str) -> float:
+    """Tokens, or per cent."""
+    return 0.0 if budget == "-" else float(budget.removesuffix("%"))

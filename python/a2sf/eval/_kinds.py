@@ -53,10 +53,14 @@ class Kind(Protocol):
 
 def kinds() -> dict[str, Kind]:
     """Every measurement by name."""
+    from ._needle import Needle
     from ._perplexity import Perplexity
+    from ._recall import Recall
 
     listed: list[Kind] = [
         Perplexity(),
+        Needle(),
+        Recall(),
     ]
     return {kind.name: kind for kind in listed}
 

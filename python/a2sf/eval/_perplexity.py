@@ -11,22 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._core import OptionError
 from .._engine import Engine
 from .._options import Eviction
 from . import _figures
 from ._arguments import (
     add_eviction_arguments,
+    budget_number,
+    budget_text,
+    budgets_of,
     engine_arguments,
     eviction_name,
     evictions,
     model_path,
-    open_engine,
 )
-from ._jobs import Job, Json, eviction_from, file_hash, read_text
+from ._jobs import Job, Json, eviction_from
 from ._kinds import Table
 from ._results import Row
 from ._statistics import block_means, bootstrap_mean
+from ._texts import add_text_arguments, text_windows, window_of
 
 BLOCK = 64  # tokens that count as one draw
 
@@ -39,54 +41,23 @@ class Perplexity:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add texts and windows."""
-        group = parser.add_argument_group("Texts")
-        add = group.add_argument
-        add("-f", "--file", action="append", required=True, metavar="FILE",
-            help="a text, UTF-8; may be given several times")  # fmt: skip
-        add("--ctx", type=int, default=1536, metavar="N", help="tokens of a window (%(default)s)")
-        add("--skip", type=int, default=512, metavar="N",
-            help="tokens at its beginning that are read but not scored (%(default)s)")  # fmt: skip
-        add("--windows", type=int, default=8, metavar="N",
-            help="windows, spread evenly over each text (%(default)s)")  # fmt: skip
+        add_text_arguments(parser, windows=8)
         add_eviction_arguments(parser, budget="5%,10%,20%,50%", prefill="token")
 
     def jobs(self, arguments: argparse.Namespace) -> list[Job]:
         """One for each text, window and eviction; a share of a window is that of its tokens."""
-        ctx, skip, n_windows = arguments.ctx, arguments.skip, arguments.windows
-        if not 0 <= skip < ctx - 1:
-            raise OptionError(f"skip: 0 to ctx - 2 = {ctx - 2} expected, found {skip}")
-        if n_windows < 1:
-            raise OptionError(f"windows: at least 1 expected, found {n_windows}")
         listed = evictions(arguments)
-        tokenizer = open_engine(arguments).tokenizer
-        jobs = []
-        for path in arguments.file:
-            if not os.path.isfile(path):
-                raise OptionError(f"file: a text expected, found no file {path}")
-            n_tokens = len(tokenizer.encode(read_text(path), special=False))
-            if n_tokens < ctx:
-                raise OptionError(f"{path}: {ctx} tokens (--ctx) expected, found {n_tokens}")
-            last = n_tokens - ctx
-            firsts = {round(i * last / max(1, n_windows - 1)) for i in range(n_windows)}
-            for eviction in listed:
-                for first in sorted(firsts):
-                    options: dict[str, Json] = {
-                        "text": file_hash(path),
-                        "first": first,
-                        "ctx": ctx,
-                        "skip": skip,
-                        "eviction": eviction,
-                    }
-                    jobs.append(
-                        Job(
-                            kind=self.name,
-                            model=model_path(arguments),
-                            options=options,
-                            files={"text": os.path.abspath(path)},
-                            engine=engine_arguments(arguments),
-                        )
-                    )
-        return jobs
+        return [
+            Job(
+                kind=self.name,
+                model=model_path(arguments),
+                options={**window, "eviction": eviction},
+                files={"text": os.path.abspath(path)},
+                engine=engine_arguments(arguments),
+            )
+            for path, window in text_windows(arguments)
+            for eviction in listed
+        ]
 
     def run(self, engine: Engine, job: Job) -> dict[str, Json]:
         """Score a window with the full cache and with the job's.
@@ -98,10 +69,10 @@ class Perplexity:
             of `BLOCK` neighbours.
         """
         options = job.options
-        ids = _window(engine, job.files["text"], options["first"], options["ctx"])
+        ids = window_of(engine, job.files["text"], options)
         skip = max(options["skip"], 1) - 1  # score()[i] is that of token i + 1
-        full = _full(engine, ids)[skip:]
-        kept = engine.score(np.array(ids), eviction=eviction_from(options["eviction"]))[skip:]
+        full = _full(engine, tuple(ids.tolist()))[skip:]
+        kept = engine.score(ids, eviction=eviction_from(options["eviction"]))[skip:]
         lost = full.astype(np.float64) - kept
         return {
             "n": len(lost),
@@ -161,25 +132,9 @@ def losses(rows: Sequence[Row], text: str, name: str, budget: str) -> list[float
     ]
 
 
-def budget_text(row: Row) -> str:
-    """Budget of a row, as a heading."""
-    return str(row["options"]["eviction"].get("budget", "-"))
-
-
-def budgets_of(rows: Iterable[Row]) -> list[str]:
-    """Budgets in the rows, small ones first, shares as given."""
-    return sorted(
-        {budget_text(row) for row in rows}, key=lambda text: (text[-1] != "%", _number(text))
-    )
-
-
-def _number(budget: str) -> float:
-    return 0.0 if budget == "-" else float(budget.removesuffix("%"))
-
-
 def _tokens(budget: str, rows: Sequence[Row]) -> float:
     """Return tokens of a budget given as a share, of the window they were measured on."""
-    number = _number(budget)
+    number = budget_number(budget)
     return number * rows[0]["options"]["ctx"] / 100 if budget.endswith("%") else number
 
 
@@ -203,15 +158,6 @@ def _scale(rows: Iterable[Row]) -> str:
     n = sum(result["n"] for result in windows.values())
     full = sum(result["n"] * result["nll_full"] for result in windows.values()) / n
     return f"{n} tokens in {len(windows)} windows, {full:.3f} with the full cache"
-
-
-@lru_cache(maxsize=4)
-def _ids(engine: Engine, path: str) -> list[int]:
-    return engine.tokenize(read_text(path), special=False)
-
-
-def _window(engine: Engine, path: str, first: int, ctx: int) -> tuple[int, ...]:
-    return tuple(_ids(engine, path)[first : first + ctx])
 
 
 @lru_cache(maxsize=64)

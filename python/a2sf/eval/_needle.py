@@ -1,0 +1,232 @@
+"""Whether a fact in the middle of a long text is found again, by length and depth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._core import OptionError
+from .._engine import Engine
+from . import _figures
+from ._arguments import (
+    add_eviction_arguments,
+    budget_text,
+    budgets_of,
+    engine_arguments,
+    eviction_name,
+    evictions,
+    model_path,
+    numbers,
+    with_full,
+)
+from ._haystack import make_prompt
+from ._jobs import Job, Json, eviction_from, file_hash, read_text
+from ._kinds import Table
+from ._results import Row
+from ._statistics import bootstrap_mean
+
+MAX_TOKENS = 24
+
+
+class Needle:
+    """`a2sf-eval needle`: a job is one prompt under one eviction."""
+
+    name = "needle"
+    summary = "a fact hidden at every depth of a long text, asked for at its end"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add lengths, depths, texts."""
+        group = parser.add_argument_group("Prompts")
+        add = group.add_argument
+        add("--length", default="1000,2000,4000,7000", metavar="LIST",
+            help="tokens of a prompt (%(default)s)")  # fmt: skip
+        add("--depth", default="0,25,50,75,100", metavar="LIST",
+            help="where the fact is, per cent of the text (%(default)s)")  # fmt: skip
+        add("--trials", type=int, default=2, metavar="N",
+            help="prompts for each length and depth (%(default)s)")  # fmt: skip
+        add("-f", "--file", metavar="FILE", help="text to hide it in (generated sentences)")
+        add("--questions", metavar="FILE",
+            help='instead of all these: JSON lines {"prompt": ..., "answer": ...}')  # fmt: skip
+        add_eviction_arguments(parser, budget="128,256,512")
+
+    def jobs(self, arguments: argparse.Namespace) -> list[Job]:
+        """One for each prompt and eviction; the full cache is always among them."""
+        path = arguments.questions or arguments.file
+        if path is not None and not os.path.isfile(path):
+            raise OptionError(f"file: a text expected, found no file {path}")
+        files = {} if path is None else {"text": os.path.abspath(path)}
+        prompts: list[dict[str, Json]]
+        if arguments.questions is not None:
+            prompts = [{"question": i} for i in range(len(_questions(arguments.questions)))]
+        else:
+            prompts = _grid(arguments)
+        return [
+            Job(
+                kind=self.name,
+                model=model_path(arguments),
+                options={
+                    **prompt,
+                    **({} if path is None else {"text": file_hash(path)}),
+                    "eviction": eviction,
+                },
+                files=files,
+                engine=engine_arguments(arguments),
+            )
+            for eviction in with_full(evictions(arguments))
+            for prompt in prompts
+        ]
+
+    def run(self, engine: Engine, job: Job) -> dict[str, Json]:
+        """Ask for the fact, greedily.
+
+        Returns
+        -------
+        dict
+            right: whether the number is in the answer (of `--questions`: whether the answer begins
+            with what was expected); answer; n_prompt: tokens; prompt_s, decode_s; kv_bytes.
+        """
+        options = job.options
+        text = job.files.get("text")
+        if "question" in options:
+            question = _questions(str(text))[options["question"]]
+            ids, expected = engine.tokenize(question["prompt"]), question["answer"].strip()
+        else:
+            prompt = make_prompt(
+                engine.tokenizer,
+                options["length"],
+                options["depth"] / 100,
+                options["seed"],
+                "" if text is None else read_text(text),
+            )
+            ids, expected = prompt.ids, prompt.number
+        answer = engine.generate(
+            ids, max_tokens=MAX_TOKENS, eviction=eviction_from(options["eviction"])
+        )
+        said = answer.text.strip()
+        right = said.startswith(expected) if "question" in options else expected in said
+        return {
+            "right": right,
+            "answer": said,
+            "n_prompt": len(ids),
+            "prompt_s": round(answer.stats.prompt_s, 3),
+            "decode_s": round(answer.stats.decode_s, 3),
+            "kv_bytes": answer.stats.kv_bytes,
+        }
+
+    def tables(self, rows: Sequence[Row]) -> list[Table]:
+        """One for each source of prompts: policies down, budgets across."""
+        tables = []
+        for source in dict.fromkeys(map(_source, rows)):
+            own = [row for row in rows if _source(row) == source]
+            budgets = [budget for budget in budgets_of(own) if budget != "-"]
+            full = _right(row for row in own if _name(row) == "full")
+            table = Table(
+                title=f"answers right: {source}",
+                header=["policy", *budgets, "per length"],
+                note=f"Share of {len(full)} prompts [95 % bootstrap interval]; with the full "
+                f"cache {_percent(full)}. The last column is that of the largest budget.",
+            )
+            for name in dict.fromkeys(map(_name, own)):
+                cells = []
+                for budget in budgets:
+                    right = _right(
+                        r for r in own if _name(r) == name and (budget_text(r) in (budget, "-"))
+                    )
+                    cells.append(_percent(right) if right else "-")
+                last = budgets[-1] if budgets else "-"
+                each = [r for r in own if _name(r) == name and budget_text(r) in (last, "-")]
+                by_length = (
+                    f"{length}: {np.mean(_right(r for r in each if _length(r) == length)):.0%}"
+                    for length in sorted({_length(r) for r in each})
+                )
+                table.rows.append([name, *cells, ", ".join(by_length)])
+            tables.append(table)
+        return tables
+
+    def figures(self, rows: Sequence[Row]) -> list[Any]:
+        """Draw a map of depth and length for each eviction."""
+        own = [row for row in rows if "length" in row["options"]]
+        drawn = []
+        for name, budget in dict.fromkeys((_name(row), budget_text(row)) for row in own):
+            cell = [row for row in own if (_name(row), budget_text(row)) == (name, budget)]
+            lengths = sorted({row["options"]["length"] for row in cell})
+            depths = sorted({row["options"]["depth"] for row in cell})
+            values = np.full((len(depths), len(lengths)), np.nan)
+            for i, depth in enumerate(depths):
+                for j, length in enumerate(lengths):
+                    right = _right(r for r in cell if _at(r) == (length, depth))
+                    values[i, j] = np.mean(right) if right else np.nan
+            drawn.append(
+                _figures.heat_map(
+                    values,
+                    title=name if budget == "-" else f"{name}, budget {budget}",
+                    x="prompt (tokens)",
+                    y="depth of the fact",
+                    columns=[str(length) for length in lengths],
+                    rows=[f"{depth:g} %" for depth in depths],
+                )
+            )
+        return drawn
+
+
+def _grid(arguments: argparse.Namespace) -> list[dict[str, Json]]:
+    lengths = numbers(arguments.length, "length")
+    depths = numbers(arguments.depth, "depth", float)
+    if not all(0 <= depth <= 100 for depth in depths):
+        raise OptionError(f"depth: 0 to 100 per cent expected, found {arguments.depth}")
+    if not all(length > 0 for length in lengths):
+        raise OptionError(f"length: at least 1 token expected, found {arguments.length}")
+    if arguments.trials < 1:
+        raise OptionError(f"trials: at least 1 expected, found {arguments.trials}")
+    return [
+        {"length": length, "depth": depth, "seed": seed}
+        for length in lengths
+        for depth in depths
+        for seed in range(arguments.trials)
+    ]
+
+
+def _questions(path: str) -> list[dict[str, str]]:
+    listed = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            item = json.loads(line)
+            listed.append({"prompt": str(item["prompt"]), "answer": str(item["answer"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise OptionError(
+                f'{path}:{number}: {{"prompt": ..., "answer": ...}} expected, found {line[:60]!r}'
+            ) from error
+    if not listed:
+        raise OptionError(f"{path}: at least 1 question expected, found 0")
+    return listed
+
+
+def _source(row: Row) -> str:
+    return str(row["files"].get("text", "generated text"))
+
+
+def _name(row: Row) -> str:
+    return eviction_name(row["options"]["eviction"])
+
+
+def _length(row: Row) -> int:
+    """Tokens asked for, or of a question to the next thousand."""
+    return int(row["options"].get("length", -(-row["result"]["n_prompt"] // 1000) * 1000))
+
+
+def _at(row: Row) -> tuple[int, float]:
+    return row["options"]["length"], row["options"]["depth"]
+
+
+def _right(rows: Iterable[Row]) -> list[float]:
+    return [float(row["result"]["right"]) for row in rows]
+
+
+def _percent(right: list[float]) -> str:
+    mean, low, high = bootstrap_mean(right)
+    return f"{mean:.0%} [{low:.0%}, {high:.0%}]"

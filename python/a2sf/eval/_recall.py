@@ -1,0 +1,202 @@
+"""How much of what a full cache attends to an evicting one still holds, per layer and head."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core import OptionError
+from .._engine import Engine
+from .._options import Eviction
+from .._session import Session
+from . import _figures
+from ._arguments import (
+    add_eviction_arguments,
+    budget_text,
+    engine_arguments,
+    eviction_name,
+    evictions,
+    model_path,
+)
+from ._jobs import Job, Json, eviction_from
+from ._kinds import Table
+from ._results import Row
+from ._statistics import bootstrap_mean
+from ._texts import add_text_arguments, text_windows, window_of
+
+MEASURES = ("cosine", "mass", "top")
+TITLES = {
+    "cosine": "cosine to the ideal mask",
+    "mass": "attention mass kept",
+    "top": "share of the top-B kept",
+}
+
+
+class Recall:
+    """`a2sf-eval recall`: a job is one window of a text under one eviction."""
+
+    name = "recall"
+    summary = "what an evicting cache still holds of the attention of a full one beside it"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add texts, windows and how often to look."""
+        group = add_text_arguments(parser, windows=2)
+        group.add_argument("--every", type=int, default=64, metavar="N",
+            help="tokens from one comparison to the next (%(default)s)")  # fmt: skip
+        add_eviction_arguments(parser, prefill="token")
+
+    def jobs(self, arguments: argparse.Namespace) -> list[Job]:
+        """One for each window and eviction; a share of a window is that of its tokens."""
+        if arguments.every < 1:
+            raise OptionError(f"every: at least 1 token expected, found {arguments.every}")
+        listed = [e for e in evictions(arguments) if e["policy"] != "full"]
+        windows = text_windows(arguments)
+        return [
+            Job(
+                kind=self.name,
+                model=model_path(arguments),
+                options={**window, "every": arguments.every, "eviction": eviction},
+                files={"text": os.path.abspath(path)},
+                engine=engine_arguments(arguments),
+            )
+            for path, window in windows
+            for eviction in listed
+        ]
+
+    def run(self, engine: Engine, job: Job) -> dict[str, Json]:
+        """Read a window into both caches and compare them at every n-th token.
+
+        Returns
+        -------
+        dict
+            For each of `MEASURES` the mean over the comparisons, [n_layers, n_kv_heads], and under
+            queries the mean over heads of each comparison, [n].
+        """
+        options = job.options
+        ids = window_of(engine, job.files["text"], options)
+        eviction = fixed_budget(eviction_from(options["eviction"]), len(ids))
+        ours, full = engine.session(eviction=eviction), engine.session(eviction=watcher(len(ids)))
+        found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in MEASURES}
+        done = 0
+        for at in range(max(options["skip"], 1), len(ids), options["every"]):
+            if at > done:
+                ours.feed(ids[done:at])
+                full.feed(ids[done:at])
+            ours.feed(ids[at : at + 1])
+            full.feed(ids[at : at + 1])
+            done = at + 1
+            for name, value in zip(MEASURES, compare(ours, full), strict=True):
+                found[name].append(value)
+        return {
+            "n": len(found["mass"]),
+            **{name: np.mean(found[name], axis=0).round(4).tolist() for name in MEASURES},
+            "queries": {
+                name: [round(float(one.mean()), 5) for one in found[name]] for name in MEASURES
+            },
+        }
+
+    def tables(self, rows: Sequence[Row]) -> list[Table]:
+        """One for each text: evictions down, measures across, and the worst head of each."""
+        tables = []
+        for text in dict.fromkeys(row["files"]["text"] for row in rows):
+            own = [row for row in rows if row["files"]["text"] == text]
+            table = Table(
+                title=f"what is held of a full cache's attention: {text}",
+                header=["policy", "budget", *TITLES.values(), "least mass (layer, head)"],
+                note="Means over layers, KV heads and queries [95 % bootstrap interval over "
+                "queries]. Ideal: the B tokens that the query attends to most, B being how many "
+                "the head holds.",
+            )
+            for name, budget in dict.fromkeys(map(_case, own)):
+                cell = [row for row in own if _case(row) == (name, budget)]
+                cells = []
+                for measure in MEASURES:
+                    values = [v for row in cell for v in row["result"]["queries"][measure]]
+                    mean, low, high = bootstrap_mean(values)
+                    cells.append(f"{mean:.4f} [{low:.4f}, {high:.4f}]")
+                mass = _matrix(cell, "mass")
+                layer, head = np.unravel_index(mass.argmin(), mass.shape)
+                worst = f"{mass.min():.3f} ({layer}, {head})"
+                table.rows.append([name, budget, *cells, worst])
+            tables.append(table)
+        return tables
+
+    def figures(self, rows: Sequence[Row]) -> list[Any]:
+        """Draw the mass kept by each head, a map for each eviction and text."""
+        drawn = []
+        for key in dict.fromkeys((*_case(row), row["files"]["text"]) for row in rows):
+            cell = [row for row in rows if (*_case(row), row["files"]["text"]) == key]
+            mass = _matrix(cell, "mass").T
+            drawn.append(
+                _figures.heat_map(
+                    mass,
+                    title=f"attention mass kept: {key[0]}, budget {key[1]}, {key[2]}",
+                    x="layer",
+                    y="KV head",
+                    columns=[str(layer) for layer in range(mass.shape[1])],
+                    rows=[str(head) for head in range(mass.shape[0])],
+                    low=0.5,
+                )
+            )
+        return drawn
+
+
+def watcher(n_tokens: int) -> Eviction:
+    """Return the eviction whose scores are the newest query's attention, and that evicts nothing.
+
+    With forgetting factor 0 a score is the attention of the newest query alone, summed over the
+    query heads of its group; with room for all tokens nothing leaves.
+    """
+    return Eviction(
+        policy="a2sf", forgetting_factor=0.0, budget=n_tokens, sinks=0, recent=0, prefill="token"
+    )
+
+
+def fixed_budget(eviction: Eviction, n_tokens: int) -> Eviction:
+    """Turn a share into tokens of this text: a session would take it of its first feed."""
+    if not isinstance(eviction.budget, str | float):
+        return eviction
+    options = {name: getattr(eviction, name) for name in Eviction.__slots__}
+    share = eviction.budget
+    number = float(share.removesuffix("%")) / 100 if isinstance(share, str) else share
+    return Eviction(**{**options, "budget": max(1, int(number * n_tokens + 0.5))})
+
+
+def compare(ours: Session, full: Session) -> tuple[NDArray[np.float64], ...]:
+    """Compare what is held after a step with the attention of that step's query.
+
+    Let p be the full cache's attention over all tokens, K what the evicting head holds, B = |K|
+    and T the B tokens with the highest p.
+
+    Returns
+    -------
+    cosine, mass, top : float64 [n_layers, n_kv_heads]
+        cosine of p restricted to K and p restricted to T (as in Table 2 of arXiv 2407.20485);
+        sum of p over K; |K and T| / B.
+    """
+    shape = (full.cache.n_layers, full.cache.n_kv_heads)
+    cosine, mass, top = np.empty(shape), np.empty(shape), np.empty(shape)
+    for layer, head in np.ndindex(*shape):
+        p = full.cache.scores(layer, head).astype(np.float64)
+        p /= p.sum()
+        held = ours.cache.positions(layer, head)
+        best = np.argpartition(-p, len(held) - 1)[: len(held)]
+        both = np.intersect1d(held, best, assume_unique=True)
+        norms = np.sqrt((p[held] ** 2).sum() * (p[best] ** 2).sum())
+        cosine[layer, head] = (p[both] ** 2).sum() / norms if norms > 0 else 0.0
+        mass[layer, head] = p[held].sum()
+        top[layer, head] = len(both) / len(held)
+    return cosine, mass, top
+
+
+def _case(row: Row) -> tuple[str, str]:
+    return eviction_name(row["options"]["eviction"]), budget_text(row)
+
+
+def _matrix(rows: Sequence[Row], measure: str) -> NDArray[np.float64]:
+    return np.asarray(np.mean([row["result"][measure] for row in rows], axis=0))

@@ -1,0 +1,71 @@
+"""Windows of the user's texts, which several measurements read."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core import OptionError
+from .._engine import Engine
+from ._arguments import open_engine
+from ._jobs import Json, file_hash, read_text
+
+
+def add_text_arguments(parser: argparse.ArgumentParser, *, windows: int) -> argparse._ArgumentGroup:
+    """Add texts and windows; return the group."""
+    group = parser.add_argument_group("Texts")
+    add = group.add_argument
+    add("-f", "--file", action="append", required=True, metavar="FILE",
+        help="a text, UTF-8; may be given several times")  # fmt: skip
+    add("--ctx", type=int, default=1536, metavar="N", help="tokens of a window (%(default)s)")
+    add("--skip", type=int, default=512, metavar="N",
+        help="tokens at its beginning that are read but not measured (%(default)s)")  # fmt: skip
+    add("--windows", type=int, default=windows, metavar="N",
+        help="windows, spread evenly over each text (%(default)s)")  # fmt: skip
+    return group
+
+
+def text_windows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Json]]]:
+    """List (path, options of a job) for every window of every text.
+
+    Raises
+    ------
+    OptionError
+        A file that is not there, a text shorter than a window, or windows that make no sense.
+    """
+    ctx, skip, n_windows = arguments.ctx, arguments.skip, arguments.windows
+    if not 0 <= skip < ctx - 1:
+        raise OptionError(f"skip: 0 to ctx - 2 = {ctx - 2} expected, found {skip}")
+    if n_windows < 1:
+        raise OptionError(f"windows: at least 1 expected, found {n_windows}")
+    for path in arguments.file:
+        if not os.path.isfile(path):
+            raise OptionError(f"file: a text expected, found no file {path}")
+    tokenizer = open_engine(arguments).tokenizer
+    listed: list[tuple[str, dict[str, Json]]] = []
+    for path in arguments.file:
+        n_tokens = len(tokenizer.encode(read_text(path), special=False))
+        if n_tokens < ctx:
+            raise OptionError(f"{path}: {ctx} tokens (--ctx) expected, found {n_tokens}")
+        last = n_tokens - ctx
+        firsts = {round(i * last / max(1, n_windows - 1)) for i in range(n_windows)}
+        listed += [
+            (path, {"text": file_hash(path), "first": first, "ctx": ctx, "skip": skip})
+            for first in sorted(firsts)
+        ]
+    return listed
+
+
+def window_of(engine: Engine, path: str, options: dict[str, Json]) -> NDArray[np.int32]:
+    """Tokens of a job's window."""
+    first = options["first"]
+    return np.array(_ids(engine, path)[first : first + options["ctx"]], dtype=np.int32)
+
+
+@lru_cache(maxsize=4)
+def _ids(engine: Engine, path: str) -> list[int]:
+    return engine.tokenize(read_text(path), special=False)

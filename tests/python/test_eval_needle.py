@@ -1,0 +1,96 @@
+"""`a2sf-eval needle`: the prompts, what counts as right, the table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import a2sf
+import pytest
+from a2sf.eval import read_rows
+from a2sf.eval.__main__ import main
+from a2sf.eval._haystack import make_prompt
+
+
+@pytest.fixture(scope="module")
+def tokenizer(models):
+    path = models.parents[1] / "vocab" / "ggml-vocab-qwen2.gguf"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return a2sf.Tokenizer(path)
+
+
+@pytest.mark.parametrize("length", [300, 700])
+@pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
+def test_a_prompt_is_as_long_as_asked_and_holds_the_fact_at_its_depth(tokenizer, length, depth):
+    prompt = make_prompt(tokenizer, length, depth, seed=3)
+    assert length - 40 < len(prompt.ids) <= length
+    text = tokenizer.decode(prompt.ids)
+    story = text[: text.index("Question:")]
+    assert text.count(prompt.number) == 1
+    hay = story[story.index("\n\n") :]
+    assert hay.index(prompt.number) / len(hay) == pytest.approx(depth, abs=0.1)
+
+
+def test_the_same_seed_gives_the_same_prompt_and_another_seed_another(tokenizer):
+    one, same, other = (make_prompt(tokenizer, 400, 0.5, seed=seed) for seed in (1, 1, 2))
+    assert one == same
+    assert one.number != other.number
+
+
+def test_the_haystack_can_be_the_users_text(tokenizer):
+    prompt = make_prompt(
+        tokenizer, 400, 0.5, seed=1, text="Nora keeps the letter. The sack is white."
+    )
+    text = tokenizer.decode(prompt.ids)
+    assert text.count("Nora keeps the letter.") > 3
+
+
+def test_a_length_below_the_question_is_refused(tokenizer):
+    with pytest.raises(a2sf.OptionError, match="length: at least"):
+        make_prompt(tokenizer, 20, 0.5, seed=1)
+
+
+def test_questions_of_a_file_are_asked_under_every_eviction(tmp_path, capsys):
+    prompt = (Path(__file__).parents[2] / "models" / "demo.txt").read_text(encoding="utf-8")
+    path = tmp_path / "questions.jsonl"
+    items = [
+        {"prompt": prompt.rstrip(), "answer": "Nora keeps the stone letter in the white sack."},
+        {"prompt": prompt.rstrip(), "answer": "Nora keeps the stone letter in the green box."},
+    ]
+    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    output = tmp_path / "out.jsonl"
+    status = main(
+        ["needle", "-q", "--questions", str(path), "-o", str(output),
+         "--policy", "a2sf,streaming", "--budget", "25%"]
+    )  # fmt: skip
+    assert status == 0
+    found = {
+        (row["options"]["eviction"]["policy"], row["options"]["question"]): row["result"]["right"]
+        for row in read_rows([output])
+    }
+    assert found == {
+        ("full", 0): True, ("full", 1): False,
+        ("a2sf", 0): True, ("a2sf", 1): False,
+        ("streaming", 0): False, ("streaming", 1): False,
+    }  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "| full" in printed
+    assert "50% [0%, 100%]" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--depth", "120"], "depth: 0 to 100"),
+        (["--length", "0"], "length: at least 1"),
+        (["--trials", "0"], "trials: at least 1"),
+        (["--length", "long"], "length: numbers"),
+        (["-f", "nowhere.txt"], "no file nowhere.txt"),
+        (["--questions", __file__], '"prompt": ...'),
+    ],
+)
+def test_what_makes_no_sense_is_bad_usage(tmp_path, capsys, more, message):
+    output = tmp_path / "out.jsonl"
+    assert main(["needle", "-q", "-o", str(output), "--length", "300", *more]) in (1, 2)
+    assert message in capsys.readouterr().err
