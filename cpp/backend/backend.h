@@ -100,7 +100,8 @@ constexpr bool can_store(KvType type, size_t head_dim) {
 size_t kv_row_bytes(KvType type, size_t head_dim);
 const char *name_of(KvType type);
 
-// One layer's slots. k and v: [n_kv_heads, capacity] rows of kv_row_bytes(type, head_dim).
+// One layer's slots. k and v: rows of kv_row_bytes(type, head_dim), those of head h from row at(h)
+// on; so are positions, scores and places. [n_kv_heads, capacity] where heads have the same room.
 struct KvSlots {
     KvType type = KvType::F32;
     size_t n_kv_heads = 0;
@@ -108,12 +109,15 @@ struct KvSlots {
     size_t capacity = 0;
     void *k = nullptr;
     void *v = nullptr;
+    const size_t *first = nullptr;  // [n_kv_heads] where they have not
+
+    size_t at(size_t head) const { return first == nullptr ? head * capacity : first[head]; }
 };
 
 // One accumulated score per slot, updated by attention:
 //   scores[h][s] <- decay * scores[h][s] + sum_i query_weight[i] * sum_g p_g[i, s]
 // over the m queries i of the chunk and the G query heads g that share KV head h. A decay of 0
-// overwrites whatever was there. scores [n_kv_heads, capacity]; query_weight [m].
+// overwrites whatever was there. scores as KvSlots::at says; query_weight [m].
 struct ScoreLane {
     float *scores = nullptr;
     float decay = 1.0f;
@@ -125,7 +129,7 @@ struct ScoreLane {
 struct KeyTurns {
     RopeStyle style = RopeStyle::Interleaved;
     Matrix<const float> angles;      // [>= live, n_rot], by place
-    const int32_t *place = nullptr;  // [n_kv_heads, capacity], by slot; null: keys are turned
+    const int32_t *place = nullptr;  // as KvSlots::at says; null: keys are turned
 };
 
 // Attention of m queries over a layer's live slots. A query at position p sees the slots with
@@ -136,7 +140,7 @@ struct AttentionArgs {
     Matrix<float> out;                   // [m, n_heads * head_dim]
     const int32_t *query_pos = nullptr;  // [m], ascending
     KvSlots slots;
-    const int32_t *pos = nullptr;    // [n_kv_heads, capacity]
+    const int32_t *pos = nullptr;    // as KvSlots::at says
     const uint32_t *live = nullptr;  // [n_kv_heads]: slots [0, live) are in use
     KeyTurns turns;
     size_t n_heads = 0;
@@ -155,16 +159,15 @@ struct MachinePeaks {
     double bfloat16_gflops = 0;
 };
 
-// For each KV head, which of the live slots with first_pos <= pos <= last_pos has the lowest score,
-// the oldest of equals. At least one slot is in that range.
+// For each KV head, which of the live slots with first_pos <= pos <= last_pos[head] has the lowest
+// score, the oldest of equals. At least one slot is in that range.
 struct LowestArgs {
-    const float *scores = nullptr;   // [n_kv_heads, capacity]
-    const int32_t *pos = nullptr;    // [n_kv_heads, capacity]
+    KvSlots slots;
+    const float *scores = nullptr;   // as KvSlots::at says
+    const int32_t *pos = nullptr;    // the same
     const uint32_t *live = nullptr;  // [n_kv_heads]
-    size_t n_kv_heads = 0;
-    size_t capacity = 0;
     int32_t first_pos = 0;
-    int32_t last_pos = 0;
+    const int32_t *last_pos = nullptr;  // [n_kv_heads]
 };
 
 class Backend {
@@ -223,7 +226,7 @@ class Backend {
     virtual void lowest(const LowestArgs &args, int32_t *victim) = 0;
 
     // similarity[h][s] = cosine of key s and the mean of head h's live keys (arXiv 2504.15364);
-    // 0 where either has no length. live [n_kv_heads]; similarity [n_kv_heads, capacity].
+    // 0 where either has no length. live [n_kv_heads]; similarity as KvSlots::at says.
     virtual void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) = 0;
 
     // Takes about a second and up to 1 GiB of memory for the time being.

@@ -60,6 +60,7 @@ class OneLayer {
           logits_(model.config().n_vocab) {
         // Protected tokens take no memory of their own, and might not fit a budget this small.
         eviction.n_sinks = eviction.n_recent = 0;
+        eviction.allocation.clear();
         eviction.pinned.clear();
         // What mode `full` holds until a prompt ends is in n_slots.
         if (eviction.prefill == PromptMode::Full) eviction.prefill = PromptMode::Chunk;
@@ -256,11 +257,13 @@ void reserve_room(const Model &model, const SessionOptions &options, Cache &cach
     // Before anything is taken: a system that has promised memory it does not have ends the process
     // later, and scratch that is missed in the middle of a text loses what was read.
     const Left left;
-    if (!fits(left.space, room.n_slots) || !fits(left.resident, room.n_needed)) {
+    const size_t n_slots = cache.mean_room(room.n_slots, room.extra);
+    const size_t n_needed = cache.mean_room(room.n_needed, room.extra);
+    if (!fits(left.space, n_slots) || !fits(left.resident, n_needed)) {
         refuse(", more than is left");
     }
     try {
-        cache.reserve(room.n_slots);
+        cache.reserve(room.n_slots, room.extra);
     } catch (const DeviceError &error) {
         refuse(str(": ", error.what()));
     } catch (const std::bad_alloc &) {

@@ -28,6 +28,7 @@ std::vector<Fit> what_fits(const Model &model, const SessionOptions &options, si
 struct Room {
     size_t n_needed = 0;  // slots used at once
     size_t n_slots = 0;   // for all that is to come
+    size_t extra = 0;     // tokens that enter at once
     bool advises = true;  // finding out what would fit takes seconds, which others may wait for
 };
 

@@ -144,6 +144,21 @@ void get_optional(ByteReader &in, const char *field, std::vector<PositionRange> 
     in.get_all(std::span(ranges), field);
 }
 
+void put_optional(ByteWriter &out, const std::vector<float> &values) {
+    out.put<uint64_t>(values.size());
+    out.put_all(std::span(values));
+}
+
+void get_optional(ByteReader &in, const char *field, std::vector<float> &values) {
+    const auto n = in.get<uint64_t>(field);
+    if (n > in.remaining() / sizeof(float)) {
+        in.fail(field, ": at most ", in.remaining() / sizeof(float), " numbers expected, found ",
+                n);
+    }
+    values.resize(static_cast<size_t>(n));
+    in.get_all(std::span(values), field);
+}
+
 // Every option by name, for writing and for reading.
 template <typename Options, typename Visit>
 void visit_options(Options &options, const Visit &visit) {
@@ -157,6 +172,7 @@ void visit_options(Options &options, const Visit &visit) {
     visit("prefill", options.prefill);
     visit("positions", options.positions);
     visit("pinned", options.pinned);
+    visit("allocation", options.allocation);
 }
 
 SessionOptions get_options(ByteReader &in) {

@@ -28,6 +28,12 @@ void check(const SessionOptions &options, const Model &model) {
         throw OptionError(
             str("kv_type: a head_dim divisible by 32 expected for q8_0, found ", head_dim));
     }
+    const size_t n_heads = model.config().n_layers * model.config().n_kv_heads;
+    const size_t n_shares = options.eviction.allocation.size();
+    if (n_shares != 0 && n_shares != n_heads) {
+        throw OptionError(str("allocation: ", n_heads, " shares (n_layers * n_kv_heads) expected, ",
+                              "found ", n_shares));
+    }
 }
 
 // A chunk longer than the model's context would only be room for nothing.
@@ -212,13 +218,13 @@ void Session::prepare(size_t n_ids) {
     if (config.prefill == PromptMode::Token) chunk = 1;
     if (config.prefill == PromptMode::Full) chunk = n_ids;
     const size_t bound =
-        config.evicts() ? std::max(config.budget, cache.most_live()) + chunk : n_ctx;
+        config.evicts() ? std::max(cache.most_budget(), cache.most_live()) + chunk : n_ctx;
     const size_t n_needed = std::min(n_total, bound);
-    if (n_needed <= cache.capacity()) return;
+    if (cache.has_room(n_needed, chunk)) return;
     // Without a reservation the room doubles, so that growing is rare.
     const size_t doubled = cache.capacity() == 0 ? 0 : std::max<size_t>(2 * cache.capacity(), 64);
     const size_t n_slots = std::min(bound, std::max({n_needed, n_reserved_, doubled}));
-    reserve_room(*model_, options_, cache, {n_needed, n_slots, !parts_->shares});
+    reserve_room(*model_, options_, cache, {n_needed, n_slots, chunk, !parts_->shares});
 }
 
 // One chunk of ids, of which the first n_done have been read.

@@ -68,6 +68,7 @@ void check_unused(const EvictionOptions &options, const Policy &policy) {
         refuse(options.positions.has_value(), "positions", reason);
         refuse(options.pooling.has_value(), "pooling", reason);
         refuse(!options.pinned.empty(), "pinned", reason);
+        refuse(!options.allocation.empty(), "allocation", reason);
     }
     const char *unscored = "which accumulates no attention score";
     refuse(options.forgetting_factor && policy.n_lanes() == 0, "forgetting_factor", unscored);
@@ -79,6 +80,22 @@ void check_unused(const EvictionOptions &options, const Policy &policy) {
     refuse(options.forgetting_factor && policy.uses_window(), "forgetting_factor",
            "which weighs queries by its window");
     refuse(options.window && !policy.uses_window(), "window", "which has no observation window");
+}
+
+// Heads that hold different numbers of tokens cannot hold the same ones, and have no common places.
+void check_allocation(const EvictionOptions &options) {
+    if (options.allocation.empty()) return;
+    for (const float share : options.allocation) {
+        if (!(share > 0.0f && std::isfinite(share))) {
+            throw OptionError(str("allocation: shares above 0 expected, found ", share));
+        }
+    }
+    if (options.scope == Scope::Layer) {
+        throw OptionError("allocation: scope head expected, found layer");
+    }
+    if (options.positions == Positions::Compact) {
+        throw OptionError("allocation: positions original expected, found compact");
+    }
 }
 
 size_t resolve_budget(const Amount &budget, size_t n_prompt) {
@@ -145,6 +162,7 @@ void EvictionOptions::validate() const {
     check_tokens(window, "window");
     check_tokens(pooling, "pooling");
     ordered_ranges(pinned);
+    check_allocation(*this);
     if (forgetting_factor) check_factor(*forgetting_factor);
     if (budget && (budget->tokens == size_t{0} || budget->share == 0.0)) {
         throw OptionError("budget: at least 1 token expected, found 0");
@@ -169,6 +187,7 @@ EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt) {
     const Amount recent = options.recent.value_or(
         preset.recent_share > 0 ? Amount::of_share(static_cast<double>(preset.recent_share))
                                 : Amount::of_tokens(preset.recent_tokens));
+    config.recent_share = recent.share.value_or(0.0);
     config.n_recent = recent.tokens ? *recent.tokens : floor_share(*recent.share, config.budget);
     config.window = options.window.value_or(preset.window);
     config.forgetting_factor =
@@ -179,6 +198,7 @@ EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt) {
     config.prefill = options.prefill.value_or(preset.prefill);
     config.positions = options.positions.value_or(Positions::Original);
     config.pinned = ordered_ranges(options.pinned);
+    config.allocation = options.allocation;
     const size_t n_sinks_asked = config.n_sinks;
     extend_sinks(config);
     check_protection(config, n_sinks_asked);

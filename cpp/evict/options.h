@@ -58,6 +58,9 @@ struct EvictionOptions {
     std::optional<PromptMode> prefill;
     std::optional<Positions> positions;
     std::vector<PositionRange> pinned;  // never evicted; any order, may overlap
+    // What each KV head of each layer gets of the budget, relative to the others: [n_layers,
+    // n_kv_heads]; empty for the same in all. The mean over heads is the budget.
+    std::vector<float> allocation;
 
     // Throws OptionError if no prompt could make these valid: unknown names, numbers out of range,
     // options that the policy would ignore, protections larger than a fixed budget.
@@ -72,7 +75,8 @@ struct EvictionConfig {
     size_t budget = 0;   // live slots per head after a step; 0 = no limit (policy full)
     size_t n_sinks = 0;  // a range of pinned positions that begins among them counts as sinks
     size_t n_recent = 0;
-    size_t window = 0;  // queries in a box window; 0 = none
+    double recent_share = 0;  // of a head's own budget, where heads differ; 0: n_recent in all
+    size_t window = 0;        // queries in a box window; 0 = none
     float forgetting_factor = 1.0f;
     float fast_forgetting_factor = 1.0f;  // the second lane of a2sf-dual
     Scope scope = Scope::Head;
@@ -80,6 +84,7 @@ struct EvictionConfig {
     PromptMode prefill = PromptMode::Chunk;
     Positions positions = Positions::Original;
     std::vector<PositionRange> pinned;  // as ordered_ranges() gives them
+    std::vector<float> allocation;      // as in EvictionOptions
 
     bool evicts() const { return budget != 0; }
     bool compact() const { return positions == Positions::Compact; }

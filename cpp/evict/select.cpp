@@ -29,9 +29,9 @@ uint64_t key_of(float rank, size_t index) {
 
 // visit(i) for every token that nothing protects, oldest first.
 template <typename Visit>
-void each_candidate(const EvictionConfig &config, std::span<const int32_t> pos,
+void each_candidate(const EvictionConfig &config, size_t n_recent, std::span<const int32_t> pos,
                     const Visit &visit) {
-    const Unprotected range = unprotected(config, pos);
+    const Unprotected range = unprotected(config, n_recent, pos);
     size_t i = range.first;
     for (const PositionRange &pinned : config.pinned) {
         for (; i < range.last && static_cast<size_t>(pos[i]) < pinned.first; ++i) visit(i);
@@ -65,23 +65,24 @@ void spread_ranks(const EvictionConfig &config, const Policy &policy,
     }
 }
 
-Unprotected unprotected(const EvictionConfig &config, std::span<const int32_t> pos) {
+Unprotected unprotected(const EvictionConfig &config, size_t n_recent,
+                        std::span<const int32_t> pos) {
     const int64_t newest = pos.back();
     const auto sinks_end =
         std::lower_bound(pos.begin(), pos.end(), static_cast<int64_t>(config.n_sinks));
     const auto recent_begin =
-        std::upper_bound(pos.begin(), pos.end(), newest - static_cast<int64_t>(config.n_recent));
+        std::upper_bound(pos.begin(), pos.end(), newest - static_cast<int64_t>(n_recent));
     const size_t first = static_cast<size_t>(sinks_end - pos.begin());
     return {first, std::max(first, static_cast<size_t>(recent_begin - pos.begin()))};
 }
 
-void select_victims(const EvictionConfig &config, std::span<const int32_t> pos,
+void select_victims(const EvictionConfig &config, size_t n_recent, std::span<const int32_t> pos,
                     std::span<const float> rank, std::span<uint32_t> victims,
                     std::span<uint64_t> scratch) {
     if (victims.size() == 1) {
         // A single step: a plain minimum, the first of equals.
         size_t lowest = pos.size();
-        each_candidate(config, pos, [&](size_t i) {
+        each_candidate(config, n_recent, pos, [&](size_t i) {
             if (lowest == pos.size() || key_of(rank[i], i) < key_of(rank[lowest], lowest)) {
                 lowest = i;
             }
@@ -90,12 +91,12 @@ void select_victims(const EvictionConfig &config, std::span<const int32_t> pos,
         return;
     }
     size_t n = 0;
-    each_candidate(config, pos, [&](size_t i) { scratch[n++] = key_of(rank[i], i); });
+    each_candidate(config, n_recent, pos, [&](size_t i) { scratch[n++] = key_of(rank[i], i); });
     const auto highest = scratch.begin() + static_cast<std::ptrdiff_t>(victims.size() - 1);
     std::nth_element(scratch.begin(), highest, scratch.begin() + static_cast<std::ptrdiff_t>(n));
     const uint64_t bound = *highest;
     size_t found = 0;
-    each_candidate(config, pos, [&](size_t i) {
+    each_candidate(config, n_recent, pos, [&](size_t i) {
         if (key_of(rank[i], i) <= bound) victims[found++] = static_cast<uint32_t>(i);
     });
 }

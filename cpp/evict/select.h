@@ -26,12 +26,13 @@ struct Unprotected {
     size_t first;
     size_t last;
 };
-Unprotected unprotected(const EvictionConfig &config, std::span<const int32_t> pos);
+Unprotected unprotected(const EvictionConfig &config, size_t n_recent,
+                        std::span<const int32_t> pos);
 
 // Picks the n lowest ranks of tokens that nothing protects, ties to the older, NaN lowest of all.
 // Protected tokens are never looked at, so no rank can displace one. Writes indices in ascending
 // order. pos [live] ascending; rank [live]; victims [n], n <= the unprotected; scratch [live].
-void select_victims(const EvictionConfig &config, std::span<const int32_t> pos,
+void select_victims(const EvictionConfig &config, size_t n_recent, std::span<const int32_t> pos,
                     std::span<const float> rank, std::span<uint32_t> victims,
                     std::span<uint64_t> scratch);
 

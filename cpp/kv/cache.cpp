@@ -18,57 +18,112 @@ Cache::Cache(Backend &backend, const CacheShape &shape)
     : backend_(backend),
       shape_(shape),
       heads_(shape.n_layers * shape.n_kv_heads),
+      head_budgets_(heads_.size()),
+      first_(heads_.size() + 1),
+      first_in_layer_(heads_.size()),
       live_(shape.n_kv_heads),
       victim_(shape.n_kv_heads),
+      last_pos_(shape.n_kv_heads),
       views_(shape.n_kv_heads) {
     config_.policy = &find_policy("full");
 }
 
 void Cache::configure(const EvictionConfig &config) {
     const size_t n_lanes = config.policy->n_lanes();
+    std::vector<HeadBudget> budgets = head_budgets(config, heads_.size());
     if (n_lanes != this->n_lanes()) {
         const size_t step = n_lanes * shape_.n_kv_heads * capacity_;
-        Buffer<float> scores(shape_.n_layers * step, "scores of the KV cache");
+        Buffer<float> scores(n_lanes * first_.back(), "scores of the KV cache");
         aged_scores_ = Buffer<float>(step, "eviction scratch");
         scores_ = std::move(scores);
     }
     config_ = config;
+    head_budgets_ = std::move(budgets);
 }
 
-void Cache::reserve(size_t capacity) {
-    if (capacity <= capacity_) return;
-    const size_t n_heads = heads_.size();
-    const size_t row = kv_row_bytes(shape_.type, shape_.head_dim);
-    const size_t before = capacity_;
-    size_t n_bytes = 0;
-    if (__builtin_mul_overflow(n_heads * row, capacity, &n_bytes) || n_bytes > kMostBytes) {
-        throw DeviceError(str("KV cache: room for ", capacity, " tokens wanted in ", n_heads,
-                              " heads of ", 2 * row, " bytes, more than any machine has"));
+size_t Cache::most_budget() const {
+    size_t most = 0;
+    for (const HeadBudget &head : head_budgets_) most = std::max(most, head.budget);
+    return most;
+}
+
+// Slots that a head is to have, those it has included.
+size_t Cache::wanted_room(size_t index, size_t capacity, size_t extra) const {
+    const size_t room = first_[index + 1] - first_[index];
+    if (config_.allocation.empty()) return std::max(room, capacity);
+    const Head &head = heads_[index];
+    const size_t most = std::max<size_t>(head_budgets_[index].budget, head.live);
+    return std::max(room, std::min(capacity, most + extra));
+}
+
+bool Cache::has_room(size_t capacity, size_t extra) const {
+    for (size_t i = 0; i < heads_.size(); ++i) {
+        if (wanted_room(i, capacity, extra) > first_[i + 1] - first_[i]) return false;
     }
+    return true;
+}
+
+size_t Cache::mean_room(size_t capacity, size_t extra) const {
+    size_t total = 0;
+    for (size_t i = 0; i < heads_.size(); ++i) total += wanted_room(i, capacity, extra);
+    return (total + heads_.size() - 1) / heads_.size();
+}
+
+void Cache::reserve(size_t capacity, size_t extra) {
+    if (has_room(capacity, extra)) return;
+    const size_t n_bytes = 2 * kv_row_bytes(shape_.type, shape_.head_dim);
+    if (capacity > kMostBytes / n_bytes / heads_.size()) {
+        throw DeviceError(str("KV cache: room for ", capacity, " tokens wanted in ", heads_.size(),
+                              " heads of ", n_bytes, " bytes, more than any machine has"));
+    }
+    std::vector<size_t> room(heads_.size());
+    for (size_t i = 0; i < room.size(); ++i) room[i] = wanted_room(i, capacity, extra);
+    grow(room);
+}
+
+// room: slots of each head, no fewer than it has.
+void Cache::grow(std::span<const size_t> room) {
+    const size_t n_heads = heads_.size(), n_kv_heads = shape_.n_kv_heads;
+    const size_t row = kv_row_bytes(shape_.type, shape_.head_dim);
+    std::vector<size_t> first(n_heads + 1), first_in_layer(n_heads);
+    for (size_t i = 0; i < n_heads; ++i) {
+        first[i + 1] = first[i] + room[i];
+        first_in_layer[i] = first[i] - first[i - i % n_kv_heads];
+    }
+    const size_t capacity = *std::max_element(room.begin(), room.end());
     allocate_scratch(capacity);
     const auto grown_rows = [&](const std::unique_ptr<DeviceMemory> &memory, const char *what) {
-        auto larger = backend_.allocate(n_heads * capacity * row, what);
-        for (size_t i = 0; i < n_heads && before > 0; ++i) {
+        auto larger = backend_.allocate(first[n_heads] * row, what);
+        for (size_t i = 0; i < n_heads && memory; ++i) {
             const Head &head = heads_[i];
-            backend_.copy_to_device(static_cast<std::byte *>(larger->data()) + i * capacity * row,
-                                    static_cast<std::byte *>(memory->data()) + i * before * row,
+            backend_.copy_to_device(static_cast<std::byte *>(larger->data()) + first[i] * row,
+                                    static_cast<std::byte *>(memory->data()) + first_[i] * row,
                                     (head.live + head.n_holes) * row);
         }
         return larger;
     };
-    const auto grown = [&]<typename T>(const Buffer<T> &buffer, size_t n_rows, const char *what) {
-        Buffer<T> larger(n_rows * capacity, what);
-        for (size_t i = 0; i < n_rows && before > 0; ++i) {
-            std::copy_n(buffer.data() + i * before, before, larger.data() + i * capacity);
+    const auto grown = [&]<typename T>(const Buffer<T> &buffer, const char *what) {
+        Buffer<T> larger(first[n_heads], what);
+        for (size_t i = 0; i < n_heads; ++i) {
+            std::copy_n(buffer.data() + first_[i], first_[i + 1] - first_[i],
+                        larger.data() + first[i]);
         }
         return larger;
     };
     auto k = grown_rows(k_, "keys of the KV cache");
     auto v = grown_rows(v_, "values of the KV cache");
-    auto pos = grown(pos_, n_heads, "positions of the KV cache");
-    auto order = grown(order_, n_heads, "order of the KV cache");
-    auto holes = grown(holes_, n_heads, "holes of the KV cache");
-    auto scores = grown(scores_, n_lanes() * n_heads, "scores of the KV cache");
+    auto pos = grown(pos_, "positions of the KV cache");
+    auto order = grown(order_, "order of the KV cache");
+    auto holes = grown(holes_, "holes of the KV cache");
+    Buffer<float> scores(n_lanes() * first[n_heads], "scores of the KV cache");
+    for (size_t i = 0; i < n_heads; ++i) {
+        const size_t layer = i / n_kv_heads, begin = first[layer * n_kv_heads];
+        const size_t n = first[(layer + 1) * n_kv_heads] - begin;
+        for (size_t lane = 0; lane < n_lanes(); ++lane) {
+            std::copy_n(score_row(layer, lane, i % n_kv_heads), first_[i + 1] - first_[i],
+                        scores.data() + n_lanes() * begin + lane * n + first_in_layer[i]);
+        }
+    }
     // All there is room for: from here on nothing fails.
     k_ = std::move(k);
     v_ = std::move(v);
@@ -76,6 +131,8 @@ void Cache::reserve(size_t capacity) {
     order_ = std::move(order);
     holes_ = std::move(holes);
     scores_ = std::move(scores);
+    first_ = std::move(first);
+    first_in_layer_ = std::move(first_in_layer);
     capacity_ = capacity;
 }
 
@@ -180,18 +237,19 @@ void Cache::move_slot(size_t layer, size_t head, uint32_t from, uint32_t to) {
 }
 
 KvSlots Cache::slots(size_t layer) const {
-    const size_t offset = slot_index(layer, 0) * kv_row_bytes(shape_.type, shape_.head_dim);
+    const size_t offset = layer_index(layer) * kv_row_bytes(shape_.type, shape_.head_dim);
     return {shape_.type,
             shape_.n_kv_heads,
             shape_.head_dim,
             capacity_,
             static_cast<std::byte *>(k_->data()) + offset,
-            static_cast<std::byte *>(v_->data()) + offset};
+            static_cast<std::byte *>(v_->data()) + offset,
+            first_in_layer_.data() + head_index(layer, 0)};
 }
 
 void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
     args.slots = slots(layer);
-    args.pos = pos_.data() + slot_index(layer, 0);
+    args.pos = pos_.data() + layer_index(layer);
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         live_[head] = heads_[head_index(layer, head)].live;
     }
@@ -209,7 +267,7 @@ void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
 void Cache::bind_places(size_t layer, AttentionArgs &args) {
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         const uint32_t *order = order_.data() + slot_index(layer, head);
-        int32_t *place = place_.data() + head * capacity_;
+        int32_t *place = place_.data() + first_in_layer_[head_index(layer, head)];
         for (uint32_t i = 0; i < live_[head]; ++i) place[order[i]] = static_cast<int32_t>(i);
     }
     args.turns.place = place_.data();
@@ -217,33 +275,35 @@ void Cache::bind_places(size_t layer, AttentionArgs &args) {
 
 void Cache::evict(size_t layer) {
     const size_t n_heads = shape_.n_kv_heads;
-    size_t most_live = 0;
-    for (size_t head = 0; head < n_heads; ++head)
-        most_live = std::max(most_live, live(layer, head));
-    if (!config_.evicts() || most_live <= config_.budget) return;
-
-    if (most_live == config_.budget + 1 && evict_one_each(layer)) return;
+    if (!config_.evicts()) return;
+    size_t most_over = 0;
+    for (size_t head = 0; head < n_heads; ++head) {
+        const size_t n_live = live(layer, head), most = budget(layer, head);
+        most_over = std::max(most_over, std::max(n_live, most) - most);
+    }
+    if (most_over == 0) return;
+    if (most_over == 1 && evict_one_each(layer)) return;
 
     gather_views(layer);
     const Matrix<float> rank(rank_.data(), n_heads, capacity_);
     config_.policy->rank(config_, views_, rank);
     spread_ranks(config_, *config_.policy, views_, rank, rank_scratch_.span());
     for (size_t head = 0; head < n_heads; ++head) {
-        n_evicted_ += std::max(live(layer, head), config_.budget) - config_.budget;
+        const size_t most = budget(layer, head);
+        n_evicted_ += std::max(live(layer, head), most) - most;
     }
     backend_.each(n_heads, [&](size_t head) {
-        const size_t n_live = live(layer, head);
-        if (n_live <= config_.budget) return;
-        const std::span<uint32_t> victims(victims_.data() + head * capacity_,
-                                          n_live - config_.budget);
-        select_victims(config_, views_[head].pos, {rank.row(head), n_live}, victims,
-                       {keys_.data() + head * capacity_, capacity_});
+        const size_t n_live = live(layer, head), most = budget(layer, head);
+        if (n_live <= most) return;
+        const std::span<uint32_t> victims(victims_.data() + head * capacity_, n_live - most);
+        select_victims(config_, n_recent(layer, head), views_[head].pos, {rank.row(head), n_live},
+                       victims, {keys_.data() + head * capacity_, capacity_});
         remove(layer, head, victims);
     });
 }
 
-// The steady state of decoding: one token too many in each head, and ranks that can be read where
-// they lie. False where that does not hold.
+// The steady state of decoding: at most one token too many in each head, and ranks that can be read
+// where they lie. False where that does not hold.
 bool Cache::evict_one_each(size_t layer) {
     const size_t n_heads = shape_.n_kv_heads;
     const Ranking ranking = config_.policy->ranking();
@@ -251,34 +311,38 @@ bool Cache::evict_one_each(size_t layer) {
         config_.pins_behind_sinks()) {
         return false;
     }
-    int32_t newest = 0;
     for (size_t head = 0; head < n_heads; ++head) {
-        live_[head] = heads_[head_index(layer, head)].live;
-        if (live_[head] != config_.budget + 1) return false;
+        const uint32_t n_live = heads_[head_index(layer, head)].live;
+        live_[head] = n_live > budget(layer, head) ? n_live : 0;  // 0: nothing leaves
+        if (live_[head] == 0) continue;
         const size_t base = slot_index(layer, head);
-        newest = pos_[base + order_[base + live_[head] - 1]];
+        const int32_t newest = pos_[base + order_[base + live_[head] - 1]];
+        last_pos_[head] = newest - static_cast<int32_t>(n_recent(layer, head));
     }
     if (ranking == Ranking::Age) {
         for (size_t head = 0; head < n_heads; ++head) {
+            if (live_[head] == 0) continue;
             const size_t base = slot_index(layer, head);
             victim_[head] = pos_[base + *find_pos(layer, head, config_.n_sinks)];
         }
     } else {
         LowestArgs args;
+        args.slots = slots(layer);
         args.scores = score_row(layer, 0, 0);
-        args.pos = pos_.data() + slot_index(layer, 0);
+        args.pos = pos_.data() + layer_index(layer);
         args.live = live_.data();
-        args.n_kv_heads = n_heads;
-        args.capacity = capacity_;
         args.first_pos = static_cast<int32_t>(config_.n_sinks);
-        args.last_pos = newest - static_cast<int32_t>(config_.n_recent);
+        args.last_pos = last_pos_.data();
         backend_.lowest(args, victim_.data());
     }
-    for (const int32_t pos : victim_) {
-        if (pos == Backend::kNoVictim) return false;
+    for (size_t head = 0; head < n_heads; ++head) {
+        if (live_[head] > 0 && victim_[head] == Backend::kNoVictim) return false;
     }
-    for (size_t head = 0; head < n_heads; ++head) remove_pos(layer, head, victim_[head]);
-    n_evicted_ += n_heads;
+    for (size_t head = 0; head < n_heads; ++head) {
+        if (live_[head] == 0) continue;
+        remove_pos(layer, head, victim_[head]);
+        ++n_evicted_;
+    }
     return true;
 }
 
@@ -322,7 +386,8 @@ void Cache::gather_views(size_t layer) {
         }
         view.similarity = {};
         if (similar) {
-            view.similarity = gather(similarity_.data() + row, aged_similarity_.data() + row);
+            const size_t first = first_in_layer_[head_index(layer, head)];
+            view.similarity = gather(similarity_.data() + first, aged_similarity_.data() + row);
         }
     }
 }

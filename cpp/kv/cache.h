@@ -12,6 +12,7 @@
 #include "backend/backend.h"
 #include "base/buffer.h"
 #include "base/bytes.h"
+#include "evict/allocation.h"
 #include "evict/options.h"
 #include "evict/policy.h"
 
@@ -31,15 +32,29 @@ class Cache {
   public:
     Cache(Backend &backend, const CacheShape &shape);
 
-    // Takes effect at once; a smaller budget than what is live evicts at the next step.
+    // Takes effect at once; a smaller budget than what is live evicts at the next step. Throws
+    // OptionError for an allocation that is not one of this cache's heads.
     void configure(const EvictionConfig &config);
     const EvictionConfig &config() const { return config_; }
+    // What a head may hold after a step; 0 without eviction.
+    size_t budget(size_t layer, size_t head) const {
+        return head_budgets_[head_index(layer, head)].budget;
+    }
+    // How many of a head's newest tokens never leave.
+    size_t n_recent(size_t layer, size_t head) const {
+        return head_budgets_[head_index(layer, head)].n_recent;
+    }
+    size_t most_budget() const;  // of any head
     const CacheShape &shape() const { return shape_; }
 
     // Makes room for `capacity` slots per head, keeping what is stored; changes nothing where that
-    // throws DeviceError.
-    void reserve(size_t capacity);
-    size_t capacity() const { return capacity_; }
+    // throws DeviceError. Where heads have budgets of their own, a head gets no more than its
+    // budget and `extra`, the tokens that enter at once.
+    void reserve(size_t capacity, size_t extra = 0);
+    // Whether reserve() would find all the room there; and how much it would come to per head.
+    bool has_room(size_t capacity, size_t extra) const;
+    size_t mean_room(size_t capacity, size_t extra) const;
+    size_t capacity() const { return capacity_; }  // of the head that has most
 
     // What reserve() takes for each slot of capacity, in all heads together: K, V, what is known of
     // a slot, and the scratch of a step. Growing takes the old room and the new at once.
@@ -88,6 +103,8 @@ class Cache {
         uint32_t n_holes = 0;
     };
 
+    size_t wanted_room(size_t index, size_t capacity, size_t extra) const;
+    void grow(std::span<const size_t> room);
     size_t head_index(size_t layer, size_t head) const { return layer * shape_.n_kv_heads + head; }
     void save_head(size_t index, ByteWriter &out, std::span<std::byte> rows) const;
     void load_head(size_t index, ByteReader &in, size_t n_tokens, std::span<std::byte> rows);
@@ -102,43 +119,48 @@ class Cache {
     void remove_pos(size_t layer, size_t head, int32_t pos);
     void gather_views(size_t layer);
     void allocate_scratch(size_t capacity);
-    size_t slot_index(size_t layer, size_t head) const {
-        return head_index(layer, head) * capacity_;
-    }
+    size_t layer_index(size_t layer) const { return first_[layer * shape_.n_kv_heads]; }
+    size_t slot_index(size_t layer, size_t head) const { return first_[head_index(layer, head)]; }
     void remove(size_t layer, size_t head, std::span<const uint32_t> victims);
     size_t n_lanes() const { return config_.policy == nullptr ? 0 : config_.policy->n_lanes(); }
     float *score_row(size_t layer, size_t lane, size_t head) const {
-        const size_t plane = layer * n_lanes() + lane;
-        return scores_.data() + (plane * shape_.n_kv_heads + head) * capacity_;
+        const size_t begin = layer_index(layer), n = layer_index(layer + 1) - begin;
+        return scores_.data() + n_lanes() * begin + lane * n + slot_index(layer, head) - begin;
     }
 
     Backend &backend_;
     CacheShape shape_;
     EvictionConfig config_;
-    size_t capacity_ = 0;
+    size_t capacity_ = 0;  // the most slots of any head
     size_t n_evicted_ = 0;
-    std::vector<Head> heads_;          // [n_layers * n_kv_heads]
-    std::vector<uint32_t> live_;       // [n_kv_heads], for AttentionArgs
-    std::unique_ptr<DeviceMemory> k_;  // [n_layers, n_kv_heads, capacity] rows
-    std::unique_ptr<DeviceMemory> v_;  // the same
-    Buffer<int32_t> pos_;              // [n_layers, n_kv_heads, capacity], by slot
-    Buffer<float> scores_;             // [n_layers, n_lanes, n_kv_heads, capacity], by slot
-    Buffer<uint32_t> order_;           // [n_layers, n_kv_heads, capacity]: slots, oldest first
-    Buffer<uint32_t> holes_;           // [n_layers, n_kv_heads, capacity]
+    std::vector<Head> heads_;               // [n_layers * n_kv_heads]
+    std::vector<HeadBudget> head_budgets_;  // the same
+    // Where each head's slots begin, and behind the last one where all end: room for heads of
+    // different sizes. The same in every array "by head"; within a layer in first_in_layer_.
+    std::vector<size_t> first_;           // [n_layers * n_kv_heads + 1]
+    std::vector<size_t> first_in_layer_;  // [n_layers * n_kv_heads]
+    std::vector<uint32_t> live_;          // [n_kv_heads], for AttentionArgs
+    std::unique_ptr<DeviceMemory> k_;     // by head: rows
+    std::unique_ptr<DeviceMemory> v_;     // the same
+    Buffer<int32_t> pos_;                 // by head: positions of slots
+    Buffer<float> scores_;                // [n_layers, n_lanes], then by head: of slots
+    Buffer<uint32_t> order_;              // by head: slots, oldest first
+    Buffer<uint32_t> holes_;              // by head: slots
     // Scratch of one step.
     Buffer<uint32_t> new_slots_;  // [n_kv_heads, capacity]
-    Buffer<int32_t> place_;       // [n_kv_heads, capacity], by slot: how many are older
+    Buffer<int32_t> place_;       // by head of one layer, by slot: how many are older
     Buffer<float> query_weight_;  // [kMaxScoreLanes, capacity]
     ScoreLane lanes_[kMaxScoreLanes];
     Buffer<int32_t> aged_pos_;       // [n_kv_heads, capacity], oldest first
     Buffer<float> aged_scores_;      // [n_lanes, n_kv_heads, capacity], oldest first
-    Buffer<float> similarity_;       // [n_kv_heads, capacity], by slot
+    Buffer<float> similarity_;       // by head of one layer, by slot
     Buffer<float> aged_similarity_;  // [n_kv_heads, capacity], oldest first
     Buffer<float> rank_;             // [n_kv_heads, capacity]
     Buffer<float> rank_scratch_;     // [capacity]
     Buffer<uint32_t> victims_;       // [n_kv_heads, capacity]
     Buffer<uint64_t> keys_;          // [n_kv_heads, capacity]: of a selection
     std::vector<int32_t> victim_;    // [n_kv_heads], positions
+    std::vector<int32_t> last_pos_;  // [n_kv_heads], for LowestArgs
     std::vector<HeadView> views_;    // [n_kv_heads]
 };
 

@@ -40,7 +40,7 @@ void Cache::save(ByteWriter &out) const {
 
 void Cache::save_head(size_t index, ByteWriter &out, std::span<std::byte> rows) const {
     const Head &head = heads_[index];
-    const size_t top = head.live + head.n_holes, base = index * capacity_;
+    const size_t top = head.live + head.n_holes, base = first_[index];
     const size_t layer = index / shape_.n_kv_heads, within = index % shape_.n_kv_heads;
     if (top == 0) return;
     const std::span<const uint32_t> holes(holes_.data() + base, head.n_holes);
@@ -65,12 +65,15 @@ void Cache::load(ByteReader &in, size_t n_tokens) {
     n_evicted_ = static_cast<size_t>(in.get<uint64_t>("evicted"));
     // Prompt mode `full` evicts at the end of a prompt, which an interrupted one has not seen.
     const bool bounded = config_.evicts() && config_.prefill != PromptMode::Full;
-    const size_t most_live = bounded ? std::min(config_.budget, n_tokens) : n_tokens;
     const size_t row = kv_row_bytes(shape_.type, shape_.head_dim);
     const size_t per_live = 2 * row + (2 + n_lanes()) * sizeof(uint32_t);
     size_t top = 0, n_bytes = 0;
     std::vector<Head> heads(heads_.size());
-    for (Head &head : heads) {
+    std::vector<size_t> room(heads_.size());
+    for (size_t index = 0; index < heads.size(); ++index) {
+        Head &head = heads[index];
+        const size_t most_live =
+            bounded ? std::min(head_budgets_[index].budget, n_tokens) : n_tokens;
         head.live = in.get<uint32_t>("live slots");
         head.n_holes = in.get<uint32_t>("holes");
         if (head.live > most_live) {
@@ -81,9 +84,17 @@ void Cache::load(ByteReader &in, size_t n_tokens) {
         if (n_bytes > in.remaining()) {
             in.fail("slots: at most ", in.remaining(), " bytes of them expected, found ", n_bytes);
         }
-        top = std::max(top, size_t{head.live} + head.n_holes);
+        room[index] = size_t{head.live} + head.n_holes;
+        top = std::max(top, room[index]);
     }
-    reserve(top);
+    if (config_.allocation.empty()) {
+        reserve(top);
+    } else {
+        for (size_t i = 0; i < room.size(); ++i) {
+            room[i] = std::max(room[i], first_[i + 1] - first_[i]);
+        }
+        grow(room);
+    }
     std::vector<std::byte> rows(top * row);
     for (size_t index = 0; index < heads.size(); ++index) {
         heads_[index] = heads[index];
@@ -93,7 +104,7 @@ void Cache::load(ByteReader &in, size_t n_tokens) {
 
 void Cache::load_head(size_t index, ByteReader &in, size_t n_tokens, std::span<std::byte> rows) {
     const Head &head = heads_[index];
-    const size_t top = head.live + head.n_holes, base = index * capacity_;
+    const size_t top = head.live + head.n_holes, base = first_[index];
     const size_t layer = index / shape_.n_kv_heads, within = index % shape_.n_kv_heads;
     if (top == 0) return;
     const std::span<uint32_t> holes(holes_.data() + base, head.n_holes);
@@ -121,7 +132,7 @@ void Cache::load_head(size_t index, ByteReader &in, size_t n_tokens, std::span<s
 // Every slot is live or a hole, once.
 void Cache::check_slots(size_t index, const ByteReader &in) const {
     const Head &head = heads_[index];
-    const size_t top = head.live + head.n_holes, base = index * capacity_;
+    const size_t top = head.live + head.n_holes, base = first_[index];
     std::vector<bool> used(top, false);
     for (size_t i = 0; i < top; ++i) {
         const uint32_t slot = i < head.live ? order_[base + i] : holes_[base + i - head.live];
@@ -135,7 +146,7 @@ void Cache::check_slots(size_t index, const ByteReader &in) const {
 // They rise with age.
 void Cache::check_positions(size_t index, const ByteReader &in, size_t n_tokens) const {
     const Head &head = heads_[index];
-    const size_t base = index * capacity_;
+    const size_t base = first_[index];
     int64_t before = -1;
     for (size_t i = 0; i < head.live; ++i) {
         const int32_t pos = pos_[base + order_[base + i]];

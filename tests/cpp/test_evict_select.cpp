@@ -25,7 +25,7 @@ std::vector<uint32_t> victims_of(const std::vector<float> &rank, Unprotected ran
     std::iota(pos.begin(), pos.end(), 0);
     std::vector<uint32_t> victims(n);
     std::vector<uint64_t> scratch(rank.size());
-    select_victims(config, pos, rank, victims, scratch);
+    select_victims(config, config.n_recent, pos, rank, victims, scratch);
     return victims;
 }
 
@@ -97,13 +97,14 @@ TEST_CASE("sinks are the first positions, recent ones the newest") {
     config.n_sinks = 4;
     config.n_recent = 3;
     const std::vector<int32_t> pos = {0, 1, 3, 7, 20, 30, 31, 32, 33};
-    const Unprotected range = unprotected(config, pos);
+    const Unprotected range = unprotected(config, config.n_recent, pos);
     CHECK(range.first == 3);
     CHECK(range.last == 6);
     config.n_recent = 0;
-    CHECK(unprotected(config, pos).last == pos.size());
+    CHECK(unprotected(config, config.n_recent, pos).last == pos.size());
     config.n_sinks = 100;
-    CHECK(unprotected(config, pos).first == unprotected(config, pos).last);
+    CHECK(unprotected(config, config.n_recent, pos).first ==
+          unprotected(config, config.n_recent, pos).last);
 }
 
 TEST_CASE("pooling takes the maximum over neighbouring positions, not neighbouring slots") {

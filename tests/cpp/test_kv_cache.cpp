@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <random>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "backend/registry.h"
@@ -18,6 +19,7 @@ namespace {
 constexpr size_t kLayers = 2;
 constexpr size_t kHeads = 3;
 constexpr size_t kHeadDim = 8;
+constexpr CacheShape kShape{kLayers, kHeads, kHeadDim, KvType::F32};
 
 // What a token at `pos` stores in a head.
 float tag(int32_t pos, size_t head, size_t i, bool value) {
@@ -27,7 +29,7 @@ float tag(int32_t pos, size_t head, size_t i, bool value) {
 
 struct Fixture {
     std::unique_ptr<Backend> backend = find_backend("cpu").create({.n_threads = 1});
-    Cache cache{*backend, {kLayers, kHeads, kHeadDim, KvType::F32}};
+    Cache cache{*backend, kShape};
     int32_t n_tokens = 0;
     std::mt19937 random{3};
 
@@ -69,13 +71,12 @@ struct Fixture {
         AttentionArgs args;
         cache.bind_attention(layer, 1, args);
         for (size_t h = 0; h < kHeads; ++h) {
-            const auto *k =
-                static_cast<const float *>(args.slots.k) + h * cache.capacity() * kHeadDim;
-            const auto *v =
-                static_cast<const float *>(args.slots.v) + h * cache.capacity() * kHeadDim;
+            const size_t first = args.slots.at(h);
+            const auto *k = static_cast<const float *>(args.slots.k) + first * kHeadDim;
+            const auto *v = static_cast<const float *>(args.slots.v) + first * kHeadDim;
             std::vector<int32_t> held;
             for (size_t slot = 0; slot < args.live[h]; ++slot) {
-                const int32_t pos = args.pos[h * cache.capacity() + slot];
+                const int32_t pos = args.pos[first + slot];
                 held.push_back(pos);
                 for (size_t d = 0; d < kHeadDim; ++d) {
                     REQUIRE(k[slot * kHeadDim + d] == tag(pos, h, d, false));
@@ -89,10 +90,12 @@ struct Fixture {
 
     void check_invariants() {
         const EvictionConfig &config = cache.config();
-        const size_t expected =
-            std::min(config.evicts() ? config.budget : size_t(n_tokens), size_t(n_tokens));
+        size_t n_evicted = 0;
         for (size_t layer = 0; layer < kLayers; ++layer) {
             for (size_t h = 0; h < kHeads; ++h) {
+                const size_t most = config.evicts() ? cache.budget(layer, h) : size_t(n_tokens);
+                const size_t expected = std::min(most, size_t(n_tokens));
+                n_evicted += size_t(n_tokens) - expected;
                 const auto pos = cache.positions(layer, h);
                 REQUIRE(pos.size() == expected);
                 REQUIRE(cache.live(layer, h) == expected);
@@ -103,7 +106,7 @@ struct Fixture {
                     REQUIRE(held.count(p) == 1);
                 }
                 const int32_t oldest_recent =
-                    std::max<int32_t>(0, n_tokens - static_cast<int32_t>(config.n_recent));
+                    std::max<int32_t>(0, n_tokens - static_cast<int32_t>(cache.n_recent(layer, h)));
                 for (int32_t p = oldest_recent; p < n_tokens; ++p) REQUIRE(held.count(p) == 1);
                 for (const PositionRange &range : config.pinned) {
                     for (size_t p = range.first; p < range.last && p < size_t(n_tokens); ++p) {
@@ -113,7 +116,7 @@ struct Fixture {
                 if (config.scope == Scope::Layer) REQUIRE(pos == cache.positions(layer, 0));
             }
         }
-        REQUIRE(cache.n_evicted() == kLayers * kHeads * (size_t(n_tokens) - expected));
+        REQUIRE(cache.n_evicted() == n_evicted);
     }
 };
 
@@ -211,4 +214,65 @@ TEST_CASE("a slot's bytes are what every buffer of the cache takes for it") {
             }
         }
     }
+}
+
+TEST_CASE("a head with a budget of its own keeps what it would keep if all had that budget") {
+    constexpr size_t kChunks[] = {30, 1, 1, 1, 40, 1, 1, 50, 1, 1, 1, 1, 90, 1, 1};
+    constexpr PromptMode kModes[] = {PromptMode::Token, PromptMode::Chunk};
+    const std::vector<float> shares = {0.5f, 1.0f, 1.5f, 2.0f, 0.6f, 0.4f};
+    for (const Policy *policy : policies()) {
+        if (!policy->evicts()) continue;
+        // One that looks at other heads' tokens keeps other ones.
+        if (std::string(policy->name) == "a2sf-dual") continue;
+        for (const PromptMode mode : kModes) {
+            CAPTURE(policy->name);
+            EvictionOptions options{.policy = policy->name, .budget = Amount::of_tokens(80)};
+            options.prefill = mode;
+            options.allocation = shares;
+            Fixture uneven;
+            uneven.cache.configure(resolve(options, 0));
+            const auto read = [&](Fixture &fixture) {
+                for (const size_t m : kChunks) {
+                    // Token mode walks a chunk; here each token is a step of its own.
+                    for (size_t i = 0; i < (mode == PromptMode::Token ? m : 1); ++i) {
+                        const size_t n = mode == PromptMode::Token ? 1 : m;
+                        fixture.cache.reserve(size_t(fixture.n_tokens) + n, n);
+                        fixture.step(n);
+                    }
+                }
+            };
+            read(uneven);
+            uneven.check_invariants();
+            for (size_t index = 0; index < shares.size(); ++index) {
+                const size_t layer = index / kHeads, head = index % kHeads;
+                EvictionOptions same = options;
+                same.allocation.clear();
+                same.budget = Amount::of_tokens(uneven.cache.budget(layer, head));
+                Fixture even;
+                even.cache.configure(resolve(same, 0));
+                read(even);
+                CHECK(uneven.cache.positions(layer, head) == even.cache.positions(layer, head));
+                // Sums are taken in parts that depend on how much is live.
+                const auto ours = uneven.cache.scores(layer, head);
+                const auto theirs = even.cache.scores(layer, head);
+                for (size_t i = 0; i < ours.size(); ++i) {
+                    REQUIRE(ours[i] == doctest::Approx(theirs[i]).epsilon(1e-4));
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("heads with budgets of their own take no more room together than with the same one") {
+    EvictionOptions options{.policy = "a2sf", .budget = Amount::of_tokens(200)};
+    Fixture even, uneven;
+    even.cache.configure(resolve(options, 0));
+    options.allocation = {0.5f, 1.0f, 1.5f, 2.0f, 0.6f, 0.4f};
+    uneven.cache.configure(resolve(options, 0));
+    even.cache.reserve(200 + 16, 16);
+    uneven.cache.reserve(uneven.cache.most_budget() + 16, 16);
+    CHECK(uneven.cache.n_bytes() == even.cache.n_bytes());
+    CHECK(uneven.cache.capacity() > even.cache.capacity());
+    CHECK(uneven.cache.has_room(uneven.cache.most_budget() + 16, 16));
+    CHECK(!uneven.cache.has_room(uneven.cache.most_budget() + 17, 17));
 }

@@ -45,7 +45,7 @@ TurnedKeys CpuBackend::turned_keys(const AttentionArgs &args, size_t head) {
     if (args.turns.place == nullptr) return {};
     const Matrix<const float> &angles = args.turns.angles;
     return {angles.data, angles.stride, angles.cols, args.turns.style == RopeStyle::Halves,
-            args.turns.place + head * args.slots.capacity};
+            args.turns.place + args.slots.at(head)};
 }
 
 // What all tiles of one KV head have in common.
@@ -61,10 +61,10 @@ AttentionTile CpuBackend::tile_of(const AttentionArgs &args, const AttentionPlan
     tile.window = args.window;
     tile.scale = args.scale;
     tile.kv_format = static_cast<int>(slots.type);
-    tile.k = static_cast<const uint8_t *>(slots.k) + head * slots.capacity * row_bytes;
-    tile.v = static_cast<const uint8_t *>(slots.v) + head * slots.capacity * row_bytes;
+    tile.k = static_cast<const uint8_t *>(slots.k) + slots.at(head) * row_bytes;
+    tile.v = static_cast<const uint8_t *>(slots.v) + slots.at(head) * row_bytes;
     tile.row_bytes = row_bytes;
-    tile.pos = args.pos + head * slots.capacity;
+    tile.pos = args.pos + slots.at(head);
     tile.live = args.live[head];
     tile.turned = turned_keys(args, head);
     tile.scratch = plan.scratch + worker * plan.per_worker;
@@ -100,8 +100,7 @@ void CpuBackend::attention_part(const AttentionArgs &args, const AttentionPlan &
                 row_weight[r] = score.query_weight[i0 + r / plan.group];
             }
             const bool direct = plan.partial == nullptr;
-            float *into =
-                direct ? score.scores + head * args.slots.capacity : plan.part(lane, head, part);
+            float *into = direct ? score.scores + args.slots.at(head) : plan.part(lane, head, part);
             const float decay = t > first ? 1.0f : direct ? score.decay : 0.0f;
             kernels_.add_scores(tile.p, n_rows, row_weight, tile.live, decay, into);
         }
@@ -155,7 +154,7 @@ void CpuBackend::add_parts(const AttentionArgs &args, const AttentionPlan &plan)
         float ones[kMaxParts];
         for (float &one : ones) one = 1.0f;
         // The parts are rows `plan.live` apart; add_scores wants them padded(live) apart.
-        float *into = score.scores + head * args.slots.capacity;
+        float *into = score.scores + args.slots.at(head);
         const size_t live = args.live[head];
         if (padded(live) == plan.live) {
             kernels_.add_scores(plan.part(lane, head, 0), plan.n_parts, ones, live, score.decay,
@@ -244,8 +243,7 @@ void CpuBackend::attend_part_on_tiles(const AttentionArgs &args, const Attention
             const ScoreLane &score = args.lanes[lane];
             const bool direct = plan.partial == nullptr;
             ScoreSum &sum = job.sums[lane];
-            sum.into =
-                direct ? score.scores + head * args.slots.capacity : plan.part(lane, head, part);
+            sum.into = direct ? score.scores + args.slots.at(head) : plan.part(lane, head, part);
             sum.query_weight = score.query_weight + i0;
             sum.decay = t > first ? 1.0f : direct ? score.decay : 0.0f;
         }

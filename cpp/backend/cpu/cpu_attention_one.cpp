@@ -84,7 +84,7 @@ void CpuBackend::attend_run(const AttentionArgs &args, const OnePlan &plan, size
     const KvSlots &slots = args.slots;
     const size_t row_bytes = kv_row_bytes(slots.type, slots.head_dim);
     const size_t first = index * kRunSlots, left = args.live[head] - first;
-    const size_t at = (head * slots.capacity + first) * row_bytes, run = plan.run(head, index);
+    const size_t at = (slots.at(head) + first) * row_bytes, run = plan.run(head, index);
     OneQuery one;
     one.q = args.q.row(0) + head * plan.group * slots.head_dim;
     one.group = plan.group;
@@ -137,7 +137,7 @@ void CpuBackend::join_runs(const AttentionArgs &args, const OnePlan &plan, size_
         }
     }
     for (const ScoreLane &lane : args.lanes) {
-        float *scores = lane.scores + head * args.slots.capacity;
+        float *scores = lane.scores + args.slots.at(head);
         for (size_t i = 0; i < n_runs; ++i) {
             const size_t run = plan.run(head, i), first = i * kRunSlots;
             const size_t slots = live - first < kRunSlots ? live - first : kRunSlots;

@@ -116,7 +116,7 @@ void CpuBackend::kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<co
     split(m * slots.n_kv_heads, head_dim * 4, [&](size_t begin, size_t end, size_t) {
         for (size_t item = begin; item < end; ++item) {
             const size_t i = item / slots.n_kv_heads, head = item % slots.n_kv_heads;
-            const size_t at = (head * slots.capacity + slot[head * m + i]) * row_bytes;
+            const size_t at = (slots.at(head) + slot[head * m + i]) * row_bytes;
             kernels_.kv_store(format, k.row(i) + head * head_dim, head_dim, k_rows + at);
             kernels_.kv_store(format, v.row(i) + head * head_dim, head_dim, v_rows + at);
         }
@@ -127,18 +127,18 @@ void CpuBackend::kv_move(const KvSlots &slots, size_t head, uint32_t from, uint3
     if (from == to) return;
     const size_t row_bytes = kv_row_bytes(slots.type, slots.head_dim);
     for (void *memory : {slots.k, slots.v}) {
-        uint8_t *rows = static_cast<uint8_t *>(memory) + head * slots.capacity * row_bytes;
+        uint8_t *rows = static_cast<uint8_t *>(memory) + slots.at(head) * row_bytes;
         std::memcpy(rows + to * row_bytes, rows + from * row_bytes, row_bytes);
     }
 }
 
 void CpuBackend::lowest(const LowestArgs &args, int32_t *victim) {
     // Fractions of a microsecond a head: not worth waking anybody.
-    for (size_t head = 0; head < args.n_kv_heads; ++head) {
-        const size_t row = head * args.capacity;
-        victim[head] =
-            kernels_.lowest_pos(args.scores == nullptr ? nullptr : args.scores + row,
-                                args.pos + row, args.live[head], args.first_pos, args.last_pos);
+    for (size_t head = 0; head < args.slots.n_kv_heads; ++head) {
+        const size_t row = args.slots.at(head);
+        victim[head] = kernels_.lowest_pos(args.scores == nullptr ? nullptr : args.scores + row,
+                                           args.pos + row, args.live[head], args.first_pos,
+                                           args.last_pos[head]);
     }
 }
 
@@ -151,9 +151,8 @@ void CpuBackend::key_similarity(const KvSlots &slots, const uint32_t *live, floa
     float *rows = reserve(key_rows_, n_threads() * 2 * padded(n));
     pool_.run(slots.n_kv_heads, [&](size_t head, size_t worker) {
         float *key = rows + worker * 2 * padded(n), *mean = key + padded(n);
-        const uint8_t *k =
-            static_cast<const uint8_t *>(slots.k) + head * slots.capacity * row_bytes;
-        float *out = similarity + head * slots.capacity;
+        const uint8_t *k = static_cast<const uint8_t *>(slots.k) + slots.at(head) * row_bytes;
+        float *out = similarity + slots.at(head);
         const auto load = [&](size_t s) {
             kernels_.kv_load(static_cast<int>(slots.type), k + s * row_bytes, n, key);
         };

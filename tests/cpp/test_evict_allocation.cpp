@@ -1,0 +1,97 @@
+// A budget divided among heads: what each gets, and what is refused.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "evict/allocation.h"
+#include "evict/registry.h"
+
+using namespace a2sf;
+
+namespace {
+
+EvictionOptions with(std::vector<float> allocation, size_t budget = 40) {
+    EvictionOptions options{.policy = "a2sf", .budget = Amount::of_tokens(budget)};
+    options.allocation = std::move(allocation);
+    return options;
+}
+
+std::vector<size_t> budgets(const EvictionOptions &options, size_t n_heads) {
+    std::vector<size_t> found;
+    for (const HeadBudget &head : head_budgets(resolve(options, 0), n_heads)) {
+        found.push_back(head.budget);
+    }
+    return found;
+}
+
+std::string refusal(const EvictionOptions &options, size_t n_heads) {
+    try {
+        options.validate();
+        head_budgets(resolve(options, 0), n_heads);
+    } catch (const OptionError &error) {
+        return error.what();
+    }
+    return "";
+}
+
+}  // namespace
+
+TEST_CASE("without an allocation, or with equal shares, every head gets the budget") {
+    CHECK(budgets(with({}), 3) == std::vector<size_t>{40, 40, 40});
+    CHECK(budgets(with({2, 2, 2}), 3) == std::vector<size_t>{40, 40, 40});
+}
+
+TEST_CASE("heads get what is theirs in proportion, and all of it is given out") {
+    CHECK(budgets(with({1, 2, 3}), 3) == std::vector<size_t>{20, 40, 60});
+    for (size_t budget : {17, 40, 41, 100, 999}) {
+        const std::vector<float> shares = {0.3f, 1.7f, 0.9f, 2.2f, 0.41f, 1.13f, 0.77f};
+        const auto found = budgets(with(shares, budget), shares.size());
+        CAPTURE(budget);
+        CHECK(std::accumulate(found.begin(), found.end(), size_t{0}) == budget * shares.size());
+        for (size_t i = 0; i < shares.size(); ++i) {
+            for (size_t j = 0; j < shares.size(); ++j) {
+                if (shares[i] > shares[j]) CHECK(found[i] >= found[j]);
+            }
+        }
+    }
+}
+
+TEST_CASE("no head gets less than what is protected in it") {
+    // 4 sinks and a quarter of its own budget, and one token that may go.
+    const auto found = head_budgets(resolve(with({0.001f, 1, 1}), 0), 3);
+    CHECK(found[0].budget == 6);
+    CHECK(found[0].n_recent == 1);
+    CHECK(found[1].budget + found[2].budget == 114);
+    CHECK(found[1].n_recent == 14);
+    EvictionOptions options = with({0.001f, 1, 1});
+    options.recent = Amount::of_tokens(20);
+    const auto fixed = head_budgets(resolve(options, 0), 3);
+    CHECK(fixed[0].budget == 25);
+    CHECK(fixed[0].n_recent == 20);
+    // A budget that is protected throughout leaves nothing to divide.
+    CHECK(budgets(with({1, 5, 9}, 5), 3) == std::vector<size_t>{5, 5, 5});
+}
+
+TEST_CASE("an allocation that cannot be is refused") {
+    const auto says = [](const std::string &text, const char *part) {
+        CAPTURE(text);
+        CHECK(text.find(part) != std::string::npos);
+    };
+    says(refusal(with({1, 2}), 3), "3 shares (n_layers * n_kv_heads) expected, found 2");
+    says(refusal(with({1, 0, 2}), 3), "above 0 expected, found 0");
+    says(refusal(with({1, NAN, 2}), 3), "above 0");
+    says(refusal(with({1, -1, 2}), 3), "found -1");
+    EvictionOptions options = with({1, 2, 3});
+    options.scope = Scope::Layer;
+    says(refusal(options, 3), "scope head expected");
+    options = with({1, 2, 3});
+    options.positions = Positions::Compact;
+    says(refusal(options, 3), "positions original expected");
+    options = {.policy = "full"};
+    options.allocation = {1, 2, 3};
+    says(refusal(options, 3), "allocation");
+}
