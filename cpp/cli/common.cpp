@@ -13,6 +13,7 @@
 #include "base/thread_pool.h"
 #include "cli/terminal.h"
 #include "engine/saved_session.h"
+#include "evict/eviction_file.h"
 #include "evict/policy.h"
 #include "evict/registry.h"
 
@@ -74,7 +75,16 @@ std::string preset_text(const Policy &policy) {
 bool any_eviction_option(const EvictionOptions &options) {
     return options.budget || options.forgetting_factor || options.sinks || options.recent ||
            options.window || options.scope || options.pooling || options.prefill ||
-           options.positions || !options.pinned.empty();
+           options.positions || !options.pinned.empty() || !options.allocation.empty();
+}
+
+void read_eviction_file(const std::string &path, SharedArguments &shared) {
+    try {
+        shared.eviction = parse_eviction_file(read_text(path));
+    } catch (const OptionError &error) {
+        throw OptionError(str("--eviction-file ", path, ": ", error.what()));
+    }
+    shared.policy = find_policy(shared.eviction.policy).name;
 }
 
 }  // namespace
@@ -107,6 +117,11 @@ OptionGroup cache_group(SharedArguments &shared) {
         {{"--policy", "", "NAME", str("what is evicted: ", policy_names()),
           "a2sf if any option below is given, else full",
           [&shared](std::string_view value) { shared.policy = find_policy(value).name; }},
+         {"--eviction-file", "", "FILE",
+          "options of the cache from a file that a2sf-eval calibrate wrote; those that follow "
+          "override it",
+          "none",
+          [&shared](std::string_view value) { read_eviction_file(std::string(value), shared); }},
          {"--budget", "", "N|R%", "most tokens kept per head, or a share of the prompt",
           str(kDefaultBudget, " if evicting"), to_amount(eviction.budget, "--budget")},
          {"--forgetting-factor", "", "F", "weight of each older query, 0 to 1", "the policy's",
@@ -286,6 +301,7 @@ std::string describe_cache(const EvictionConfig &config) {
     if (config.pooling > 1) text += str(", pooling ", config.pooling);
     if (config.compact()) text += ", positions compact";
     if (!config.pinned.empty()) text += ", pinned " + to_text(config.pinned);
+    if (!config.allocation.empty()) text += ", divided among heads by an allocation";
     return text + str(", prefill ", name_of(config.prefill));
 }
 
@@ -305,8 +321,9 @@ void write_model(JsonWriter &json, const std::string &path, const Model &model) 
 void write_eviction(JsonWriter &json, const EvictionConfig &config) {
     json.field("policy", config.policy != nullptr ? config.policy->name : "full");
     if (!config.evicts()) {
-        for (const char *name : {"budget", "forgetting_factor", "sinks", "recent", "window",
-                                 "scope", "pooling", "prefill", "positions", "pinned"}) {
+        for (const char *name :
+             {"budget", "forgetting_factor", "sinks", "recent", "window", "scope", "pooling",
+              "prefill", "positions", "pinned", "allocation"}) {
             json.key(name).null();
         }
         return;
@@ -324,6 +341,9 @@ void write_eviction(JsonWriter &json, const EvictionConfig &config) {
     for (const PositionRange &range : config.pinned) {
         json.begin_array().value(range.first).value(range.last).end_array();
     }
+    json.end_array();
+    json.key("allocation").begin_array();
+    for (const float share : config.allocation) json.value(static_cast<double>(share));
     json.end_array();
 }
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from . import _core
 from ._ids import as_bytes
@@ -56,6 +61,10 @@ class Eviction:
     pinned : int, range, pair (first, end) of int, list or tuple of such, or None
         Positions of the text that are never evicted, whatever the policy: the first n, or those
         from first to before end. They count in the budget. Kept as ordered pairs.
+    allocation : sequence of float or array, [n_layers * n_kv_heads], or None
+        What each KV head gets of the budget relative to the others, layer by layer; the mean over
+        heads stays the budget, and so does the memory. No head gets less than what is protected in
+        it. `a2sf-eval calibrate` finds one. None is the same for all. Kept as float32 values.
 
     Raises
     ------
@@ -82,10 +91,12 @@ class Eviction:
     prefill: Literal["token", "chunk", "full"] | None = None
     positions: Literal["original", "compact"] | None = None
     pinned: Pinned = None
+    allocation: Sequence[float] | NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         ranges = tuple(self._native().pinned)
         object.__setattr__(self, "pinned", ranges or None)
+        object.__setattr__(self, "allocation", _shares(self.allocation))
         if self.budget is None and _core.policy_evicts(self.policy):
             object.__setattr__(self, "budget", _core.DEFAULT_BUDGET)
             self._native()
@@ -103,7 +114,62 @@ class Eviction:
             prefill=self.prefill,
             positions=self.positions,
             pinned=self.pinned,
+            allocation=[] if self.allocation is None else list(_shares(self.allocation) or ()),
         )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Eviction:
+        """Read an eviction file, which `save` and `a2sf-eval calibrate` write.
+
+        Raises
+        ------
+        Error
+            The file cannot be read.
+        OptionError
+            It is no eviction file, or its options make no sense; names file and line.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise _core.Error(f"{path}: an eviction file expected, found: {error}") from error
+        try:
+            given: dict[str, Any] = dict(_core.EvictionOptions.parse(text).options)
+            return cls(**given)
+        except _core.OptionError as error:
+            raise _core.OptionError(f"{path}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str], *, note: str = "") -> None:
+        """Write the options to a text file, for `load` and `a2sf run --eviction-file`.
+
+        Parameters
+        ----------
+        path : path
+            Replaced if it is there.
+        note : str
+            Lines for people.
+
+        Raises
+        ------
+        Error
+            The file cannot be written.
+        """
+        try:
+            Path(path).write_text(self._native().text(note), encoding="utf-8")
+        except OSError as error:
+            raise _core.Error(f"{path}: a file to write expected, found: {error}") from error
+
+
+def _shares(allocation: Sequence[float] | NDArray[np.floating] | None) -> tuple[float, ...] | None:
+    if allocation is None:
+        return None
+    array = np.asarray(allocation)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"allocation: numbers expected, found {array.dtype}")
+    # The library's precision, so that what is read back is equal.
+    shares = tuple(array.astype(np.float32).ravel().tolist())
+    if not shares:
+        raise _core.OptionError("allocation: shares above 0 expected, found none")
+    return shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

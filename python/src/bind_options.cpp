@@ -2,6 +2,7 @@
 // The rules live there and nowhere else.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "bindings.h"
 #include "convert.h"
+#include "evict/eviction_file.h"
 
 namespace a2sf::python {
 
@@ -21,7 +23,8 @@ constexpr size_t kMaxBatch = 65536;
 EvictionOptions make_eviction(nb::handle policy, nb::handle budget, nb::handle forgetting_factor,
                               nb::handle sinks, nb::handle recent, nb::handle window,
                               nb::handle scope, nb::handle pooling, nb::handle prefill,
-                              nb::handle positions, nb::handle pinned) {
+                              nb::handle positions, nb::handle pinned,
+                              std::vector<float> allocation) {
     EvictionOptions options;
     options.policy = to_text(policy, "policy");
     options.budget = to_amount(budget, "budget");
@@ -38,6 +41,7 @@ EvictionOptions make_eviction(nb::handle policy, nb::handle budget, nb::handle f
         options.positions = parse_positions(to_text(positions, "positions"));
     }
     options.pinned = to_ranges(pinned, "pinned");
+    options.allocation = std::move(allocation);
     options.validate();
     return options;
 }
@@ -47,6 +51,39 @@ std::vector<std::pair<size_t, size_t>> pinned_pairs(const EvictionOptions &optio
     std::vector<std::pair<size_t, size_t>> pairs;
     for (const PositionRange &range : options.pinned) pairs.emplace_back(range.first, range.last);
     return pairs;
+}
+
+nb::object to_python(const std::optional<Amount> &amount) {
+    if (!amount) return nb::none();
+    if (amount->tokens) return nb::int_(*amount->tokens);
+    return nb::float_(*amount->share);
+}
+
+// Arguments of a2sf.Eviction that make the same options.
+nb::dict given_options(const EvictionOptions &options) {
+    nb::dict given;
+    const auto set = [&](const char *name, nb::object value) {
+        if (!value.is_none()) given[name] = value;
+    };
+    const auto count = [](const std::optional<size_t> &value) -> nb::object {
+        return value ? nb::object(nb::int_(*value)) : nb::none();
+    };
+    const auto name = [](const auto &value) -> nb::object {
+        return value ? nb::object(nb::str(name_of(*value))) : nb::none();
+    };
+    set("policy", nb::str(options.policy.c_str()));
+    set("budget", to_python(options.budget));
+    if (options.forgetting_factor) set("forgetting_factor", nb::float_(*options.forgetting_factor));
+    set("sinks", count(options.sinks));
+    set("recent", to_python(options.recent));
+    set("window", count(options.window));
+    set("scope", name(options.scope));
+    set("pooling", count(options.pooling));
+    set("prefill", name(options.prefill));
+    set("positions", name(options.positions));
+    if (!options.pinned.empty()) set("pinned", nb::cast(pinned_pairs(options)));
+    if (!options.allocation.empty()) set("allocation", nb::cast(options.allocation));
+    return given;
 }
 
 SamplingOptions make_sampling(nb::handle temperature, nb::handle top_k, nb::handle top_p,
@@ -98,8 +135,13 @@ void bind_options(nb::module_ &m) {
         .def("__init__", make_with(&make_eviction), arg("policy").none(), arg("budget").none(),
              arg("forgetting_factor").none(), arg("sinks").none(), arg("recent").none(),
              arg("window").none(), arg("scope").none(), arg("pooling").none(),
-             arg("prefill").none(), arg("positions").none(), arg("pinned") = nb::none())
-        .def_prop_ro("pinned", &pinned_pairs);
+             arg("prefill").none(), arg("positions").none(), arg("pinned") = nb::none(),
+             arg("allocation") = std::vector<float>())
+        .def_prop_ro("pinned", &pinned_pairs)
+        .def_prop_ro("options", &given_options, nb::sig("def options(self) -> dict[str, object]"),
+                     "What was given, by name.")
+        .def("text", &eviction_file, arg("note"), "The options as an eviction file.")
+        .def_static("parse", &parse_eviction_file, arg("text"), "Reads an eviction file.");
     nb::class_<SamplingOptions>(m, "SamplingOptions", "A validated a2sf.Sampling.")
         .def("__init__", make_with(&make_sampling), arg("temperature").none(), arg("top_k").none(),
              arg("top_p").none(), arg("min_p").none(), arg("repeat_penalty").none(),
