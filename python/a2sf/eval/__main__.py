@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from .. import _core
-from . import _report
-from ._arguments import add_run_arguments
+from . import _calibrate, _report
+from ._arguments import add_run_arguments, executor_of
 from ._jobs import Job
 from ._kinds import Kind, kinds
 from ._results import Results
-from ._run import Executor, run_here, sweep
+from ._run import sweep
 from ._show import as_markdown
 
 
@@ -32,6 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_run_arguments(command)
         kind.add_arguments(command)
         command.set_defaults(kind=kind)
+    _calibrate.add_command(commands)
     _report.add_command(commands)
     return parser
 
@@ -63,7 +64,7 @@ def _measure(kind: Kind, given: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         try:
-            sweep(jobs, results, _executor(given), quiet=given.quiet)
+            sweep(jobs, results, executor_of(given), quiet=given.quiet)
         except KeyboardInterrupt:
             left = len(wanted - results.done)
             print(
@@ -78,14 +79,6 @@ def _measure(kind: Kind, given: argparse.Namespace) -> int:
     else:
         print("\n\n".join(as_markdown(table) for table in kind.tables(rows)))
     return 0
-
-
-def _executor(given: argparse.Namespace) -> Executor:
-    if given.ray is None:
-        return run_here
-    from ._ray import run_on
-
-    return run_on(given.ray)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +16,7 @@ from .._hub import bundled_path, local_path
 from .._options import Eviction
 from ._jobs import Json, eviction_json
 from ._results import Row
+from ._run import Executor, run_here
 
 DEFAULT_POLICIES = "a2sf,h2o,streaming"
 # Options of an eviction that are the same for all policies of a sweep that have them.
@@ -56,6 +59,8 @@ def add_eviction_arguments(
     add("--prefill", choices=("token", "chunk", "full"), default=prefill,
         help=f"when a prompt's tokens are evicted ({prefill or 'the policy decides'})")  # fmt: skip
     add("--positions", choices=("original", "compact"))
+    add("--eviction-file", action="append", default=[], metavar="FILE",
+        help="also this file of a2sf-eval calibrate, at every budget; repeatable")  # fmt: skip
 
 
 def items(text: str, what: str) -> list[str]:
@@ -123,6 +128,10 @@ def evictions(arguments: argparse.Namespace) -> list[dict[str, Json]]:
         options = eviction_json(Eviction(**taken))
         if options not in listed:
             listed.append(options)
+    for path, budget in itertools.product(arguments.eviction_file, budgets):
+        loaded = eviction_json(Eviction.load(path))
+        prefill = {} if arguments.prefill is None else {"prefill": arguments.prefill}
+        listed.append(eviction_json(Eviction(**{**loaded, **prefill, "budget": budget})))
     for name in ("forgetting_factor", *COMMON):
         if getattr(arguments, name) is not None and name not in used and names != ["full"]:
             raise OptionError(f"{name}: a policy that has it expected, found {', '.join(names)}")
@@ -172,9 +181,21 @@ def with_full(listed: list[dict[str, Json]]) -> list[dict[str, Json]]:
     return [full, *(eviction for eviction in listed if eviction["policy"] != "full")]
 
 
+def executor_of(arguments: argparse.Namespace) -> Executor:
+    """Return what runs the jobs: this process, or a Ray cluster."""
+    if arguments.ray is None:
+        return run_here
+    from ._ray import run_on
+
+    return run_on(arguments.ray)
+
+
 def eviction_name(options: dict[str, Json]) -> str:
     """Name an eviction in tables: the policy, and whatever differs from its preset."""
     rest = {k: v for k, v in options.items() if k not in ("policy", "budget", "prefill")}
+    if "allocation" in rest:  # too long for a table
+        text = json.dumps(rest["allocation"]).encode()
+        rest["allocation"] = hashlib.sha256(text).hexdigest()[:6]
     detail = ", ".join(f"{name}={value}" for name, value in rest.items())
     return f"{options['policy']} ({detail})" if detail else str(options["policy"])
 

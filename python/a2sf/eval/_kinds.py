@@ -56,11 +56,13 @@ def kinds() -> dict[str, Kind]:
     from ._needle import Needle
     from ._perplexity import Perplexity
     from ._recall import Recall
+    from ._sensitivity import Sensitivity
 
     listed: list[Kind] = [
         Perplexity(),
         Needle(),
         Recall(),
+        Sensitivity(),
     ]
     return {kind.name: kind for kind in listed}
 

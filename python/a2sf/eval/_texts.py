@@ -15,13 +15,15 @@ from ._arguments import open_engine
 from ._jobs import Json, file_hash, read_text
 
 
-def add_text_arguments(parser: argparse.ArgumentParser, *, windows: int) -> argparse._ArgumentGroup:
+def add_text_arguments(
+    parser: argparse.ArgumentParser, *, windows: int, ctx: int = 1536
+) -> argparse._ArgumentGroup:
     """Add texts and windows; return the group."""
     group = parser.add_argument_group("Texts")
     add = group.add_argument
     add("-f", "--file", action="append", required=True, metavar="FILE",
         help="a text, UTF-8; may be given several times")  # fmt: skip
-    add("--ctx", type=int, default=1536, metavar="N", help="tokens of a window (%(default)s)")
+    add("--ctx", type=int, default=ctx, metavar="N", help="tokens of a window (%(default)s)")
     add("--skip", type=int, default=512, metavar="N",
         help="tokens at its beginning that are read but not measured (%(default)s)")  # fmt: skip
     add("--windows", type=int, default=windows, metavar="N",

@@ -1,0 +1,179 @@
+"""Finds the cache's options that lose least on a text, without training: `a2sf-eval calibrate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._core import OptionError
+from .._options import Eviction
+from ._arguments import (
+    add_run_arguments,
+    budget_of,
+    engine_arguments,
+    executor_of,
+    model_path,
+    numbers,
+    open_engine,
+)
+from ._jobs import Job, Json, eviction_json
+from ._results import Results, Row
+from ._run import sweep
+from ._sensitivity import Sensitivity, matrix_of
+from ._statistics import bootstrap_mean
+from ._texts import add_text_arguments, text_windows
+
+NAME = "calibrate"
+SUMMARY = "find the options that lose least on a text, and write an eviction file"
+POWERS = (0.0, 0.25, 0.35, 0.5)
+LEAST_SHARE, MOST_SHARE = 0.3, 4.0
+
+
+def add_command(commands: Any) -> None:
+    """Add the subcommand."""
+    command = commands.add_parser(
+        NAME,
+        help=SUMMARY,
+        description=f"{SUMMARY}. Measures how much each KV head needs its tokens, divides the "
+        "budget accordingly, then tries forgetting factors and protections one after the other. "
+        "The last third of the windows decides nothing: it shows what the result is worth.",
+    )
+    add_run_arguments(command)
+    add_text_arguments(command, windows=6)
+    add = command.add_argument
+    add("--budget", default="10%", metavar="N|R%", help="what the cache will have (%(default)s)")
+    add("--policy", default="a2sf", metavar="NAME", help="(%(default)s)")
+    add("--factors", default="0.97,0.99,0.995,0.999", metavar="LIST",
+        help="forgetting factors to try (%(default)s)")  # fmt: skip
+    add("--recents", default="10%,25%,40%", metavar="LIST",
+        help="protected newest tokens to try (%(default)s)")  # fmt: skip
+    add("--no-allocation", action="store_true", help="all heads keep the same budget")
+    add("--write", default="calibrated.eviction", metavar="FILE",
+        help="where the result goes (%(default)s)")  # fmt: skip
+    command.set_defaults(run=run)
+
+
+@dataclass
+class Search:
+    """What is tried, on which windows, and where the results are."""
+
+    given: argparse.Namespace
+    results: Results
+    windows: list[tuple[str, dict[str, Json]]]
+
+    def measure(self, jobs: Sequence[Job]) -> list[Row]:
+        """Run what has no result yet; return the results of all."""
+        execute = executor_of(self.given)
+        sweep(jobs, self.results, execute, quiet=self.given.quiet)
+        wanted = {job.key for job in jobs}
+        return [row for row in self.results.rows if row["key"] in wanted]
+
+    def losses(self, options: dict[str, Json]) -> list[float]:
+        """Nats per token lost to the full cache, means of blocks."""
+        eviction = eviction_json(Eviction(**options))
+        jobs = [
+            Job(
+                kind="perplexity",
+                model=model_path(self.given),
+                options={**window, "eviction": {**eviction, "prefill": "token"}},
+                files={"text": str(Path(path).absolute())},
+                engine=engine_arguments(self.given),
+            )
+            for path, window in self.windows
+        ]
+        rows = self.measure(jobs)
+        return [value for row in rows for value in row["result"]["blocks"]]
+
+    def best(self, what: str, tried: Sequence[dict[str, Json]]) -> dict[str, Json]:
+        """Return the options that lose least; the first of equals."""
+        found = [(float(np.mean(self.losses(options))), i) for i, options in enumerate(tried)]
+        loss, index = min(found)
+        if not self.given.quiet:
+            listed = ", ".join(f"{value:.4f}" for value, _ in found)
+            print(f"a2sf-eval: {what}: lost {listed}; best {loss:.4f}", file=sys.stderr)
+        return tried[index]
+
+
+def run(given: argparse.Namespace) -> int:
+    """Search, prove on held-out windows, write the file; return the exit status."""
+    budget = budget_of(given.budget)
+    plain = {"policy": given.policy, "budget": budget}
+    Eviction(**plain)
+    factors = numbers(given.factors, "factors", float)
+    recents = [budget_of(text) for text in given.recents.split(",")]
+    windows = text_windows(given)
+    held_out = windows[-max(1, len(windows) // 3) :]
+    if len(windows) < 2:
+        raise OptionError("windows: at least 2 expected, one of them to prove the result, found 1")
+    with Results(given.output) as results:
+        search = Search(given, results, windows[: -len(held_out)])
+        chosen: dict[str, Json] = dict(plain)
+        if not given.no_allocation:
+            need = _need(search, budget)
+            chosen = search.best("shares", [with_shares(chosen, need, power) for power in POWERS])
+        chosen = search.best("forgetting factor", [
+            {**chosen, **({} if factor is None else {"forgetting_factor": factor})}
+            for factor in [None, *factors]
+        ])  # fmt: skip
+        chosen = search.best(
+            "recent", [chosen, *({**chosen, "recent": recent} for recent in recents)]
+        )
+        proof = Search(given, results, held_out)
+        before, after = proof.losses(plain), proof.losses(chosen)
+    saved = [a - b for a, b in zip(before, after, strict=True)]
+    mean, low, high = bootstrap_mean(saved)
+    text = (
+        f"Held-out text, {len(held_out)} windows of {given.ctx} tokens, budget {given.budget}: "
+        f"{np.mean(before):.4f} nats per token lost to the full cache with the policy's own "
+        f"options, {np.mean(after):.4f} with these; {mean:.4f} saved "
+        f"[95 % interval {low:.4f} to {high:.4f}]"
+    )
+    note = f"{open_engine(given).info.name or Path(model_path(given)).name}\n{text}"
+    Eviction(**chosen).save(given.write, note=note)
+    print(text)
+    print(f"Written to {given.write}: a2sf run --eviction-file {given.write}")
+    return 0
+
+
+def _need(search: Search, budget: int | str) -> NDArray[np.float64]:
+    """How much each head needs its tokens, [n_layers, n_kv_heads]: see `Sensitivity`."""
+    given = search.given
+    number = budget
+    if isinstance(number, str):
+        number = max(8, int(float(number.removesuffix("%")) * given.ctx / 100))
+    info = open_engine(given).info
+    jobs = [
+        Job(
+            kind=Sensitivity.name,
+            model=model_path(given),
+            options={**window, "budget": number, "layer": layer, "head": head},
+            files={"text": str(Path(path).absolute())},
+            engine={**engine_arguments(given), "batch": min(64, given.batch)},
+        )
+        for path, window in search.windows[:1]
+        for layer, head in np.ndindex(info.n_layers, info.n_kv_heads)
+    ]
+    return matrix_of(search.measure(jobs))
+
+
+def with_shares(
+    options: dict[str, Json], need: NDArray[np.float64], power: float
+) -> dict[str, Json]:
+    """Divide the budget in proportion to need to some power; 0 leaves it as it is.
+
+    If a head with budget b lost need / b^a, the division that loses least in sum would have power
+    1 / (1 + a); a is not known and differs between heads, so powers are tried.
+    """
+    if power == 0.0:
+        return options
+    shares = np.maximum(need, need.max() * 1e-9) ** power
+    for _ in range(64):  # clipping moves the mean
+        shares = np.clip(shares / shares.mean(), LEAST_SHARE, MOST_SHARE)
+    return {**options, "allocation": [round(float(share), 3) for share in shares.ravel()]}

@@ -1,0 +1,92 @@
+"""`a2sf-eval sensitivity` and `calibrate`: what one short head costs, and what is made of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import a2sf
+import numpy as np
+import pytest
+from a2sf.eval import read_rows
+from a2sf.eval.__main__ import main
+from a2sf.eval._calibrate import LEAST_SHARE, MOST_SHARE, with_shares
+from a2sf.eval._sensitivity import log_softmax, matrix_of, one_short_head
+
+DEMO = Path(__file__).parents[2] / "models" / "demo.txt"  # a note that the model can read
+TEXT = DEMO.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def text():
+    return DEMO
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return a2sf.Engine()
+
+
+def test_one_head_is_short_and_the_others_keep_everything(engine):
+    ids = engine.tokenize(TEXT)[:200]
+    session = engine.session(eviction=one_short_head(engine, len(ids), 24, 2, 1))
+    session.feed(ids)
+    expected = np.full((engine.info.n_layers, engine.info.n_kv_heads), len(ids))
+    expected[2, 1] = 24
+    np.testing.assert_array_equal(session.cache.live, expected)
+
+
+def test_the_divergence_is_that_of_its_definition(engine, text, tmp_path):
+    output = tmp_path / "out.jsonl"
+    command = ["sensitivity", "-q", "-f", str(text), "-o", str(output), "--ctx", "120",
+               "--skip", "60", "--budget", "24"]  # fmt: skip
+    assert main(command) == 0
+    rows = read_rows([output])
+    assert len(rows) == engine.info.n_layers * engine.info.n_kv_heads
+    values = matrix_of(rows)
+    assert values.shape == (engine.info.n_layers, engine.info.n_kv_heads)
+    ids = engine.tokenize(TEXT, special=False)[:120]
+    p = log_softmax(engine.logits(ids)[60:].copy()).astype(np.float64)
+    eviction = one_short_head(engine, len(ids), 24, 1, 0)
+    q = log_softmax(engine.logits(ids, eviction=eviction)[60:].copy()).astype(np.float64)
+    assert values[1, 0] == pytest.approx((np.exp(p) * (p - q)).sum(axis=1).mean(), rel=1e-3)
+    assert (values > -1e-6).all()
+
+
+def test_shares_follow_need_within_bounds_and_have_mean_one():
+    need = np.array([[1e-6, 1e-3], [1e-2, 1.0]])
+    assert with_shares({"budget": 9}, need, 0.0) == {"budget": 9}
+    shares = np.array(with_shares({}, need, 0.5)["allocation"])
+    assert (np.diff(shares) >= 0).all()
+    assert shares.mean() == pytest.approx(1.0, abs=0.01)
+    assert shares.min() >= LEAST_SHARE
+    assert shares.max() <= MOST_SHARE
+
+
+def test_what_is_found_loses_less_on_text_it_has_not_seen(text, tmp_path, capsys):
+    written = tmp_path / "found.eviction"
+    command = ["calibrate", "-q", "-f", str(text), "-o", str(tmp_path / "out.jsonl"), "--ctx",
+               "200", "--skip", "60", "--windows", "6", "--budget", "32", "--write", str(written),
+               "--factors", "0.97,0.999", "--recents", "10%"]  # fmt: skip
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    found = re.search(r"budget 32: (\S+) nats .* (\S+) with these", printed)
+    before, after = map(float, found.groups())
+    assert after < before
+    eviction = a2sf.Eviction.load(written)
+    assert eviction.budget == 32
+    assert len(eviction.allocation) == a2sf.Engine().info.n_layers * 2
+    assert "Held-out text" in written.read_text(encoding="utf-8")
+    # The file is one of a sweep's evictions.
+    command = ["perplexity", "-q", "-f", str(text), "-o", str(tmp_path / "more.jsonl"), "--ctx",
+               "200", "--skip", "60", "--windows", "2", "--policy", "h2o", "--budget", "32,64",
+               "--eviction-file", str(written)]  # fmt: skip
+    assert main(command) == 0
+    assert "allocation=" in capsys.readouterr().out
+
+
+def test_a_calibration_without_text_to_prove_it_is_refused(text, tmp_path, capsys):
+    command = ["calibrate", "-q", "-f", str(text), "-o", str(tmp_path / "o.jsonl"), "--ctx", "200",
+               "--windows", "1", "--skip", "20"]  # fmt: skip
+    assert main(command) == 2
+    assert "windows: at least 2" in capsys.readouterr().err
