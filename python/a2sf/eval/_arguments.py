@@ -40,16 +40,23 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_eviction_arguments(
-    parser: argparse.ArgumentParser, *, budget: str = "20%", prefill: str | None = None
+    parser: argparse.ArgumentParser,
+    *,
+    policy: str | None = DEFAULT_POLICIES,
+    budget: str = "20%",
+    prefill: str | None = None,
 ) -> None:
-    """Add the grid: policy x budget x forgetting factor, and what all of them share."""
+    """Add the grid: policy x budget x forgetting factor, and what all of them share.
+
+    With `policy` None the measurement itself decides which policies are the default.
+    """
     group = parser.add_argument_group(
         "Cache", "Lists with commas are crossed; a policy that has no use for an option runs once."
     )
     add = group.add_argument
     known = ", ".join(_core.policies())
-    add("--policy", default=DEFAULT_POLICIES, metavar="LIST",
-        help=f"of {known}; or all (%(default)s)")  # fmt: skip
+    add("--policy", default=policy, metavar="LIST",
+        help=f"of {known}; or all ({policy or 'as --protocol says'})")  # fmt: skip
     add("--budget", default=budget, metavar="LIST", help="tokens, or shares as 20%% (%(default)s)")
     add("--forgetting-factor", metavar="LIST", help="0 to 1 (each policy's own)")
     add("--sinks", type=int, metavar="N", help="first tokens never evicted (each policy's own)")

@@ -79,3 +79,38 @@ def heat_map(
     axes.set_ylabel(y)
     figure.colorbar(image, ax=axes)
     return figure
+
+
+def bars(
+    series: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    *,
+    title: str,
+    groups: Sequence[str],
+    y: str,
+    line: float | None = None,
+) -> Any:
+    """Draw a group of bars for each budget or task, with intervals.
+
+    Parameters
+    ----------
+    series
+        For each name its (mean, low, high) in each group; None is left empty.
+    line
+        A height to compare with, as the full cache's.
+    """
+    figure, axes = new_figure(title, width=max(7.0, 2.0 + 0.35 * len(groups) * len(series)))
+    width = 0.8 / max(1, len(series))
+    for number, (name, cells) in enumerate(series.items()):
+        drawn = [(place, cell) for place, cell in enumerate(cells) if cell is not None]
+        means = np.array([cell[0] for _, cell in drawn], dtype=np.float64)
+        ends = np.array([cell[1:] for _, cell in drawn], dtype=np.float64).reshape(-1, 2).T
+        at = [place + (number - (len(series) - 1) / 2) * width for place, _ in drawn]
+        errors = np.abs(ends - means)
+        axes.bar(at, means, width, yerr=errors, capsize=2, label=name, color=f"C{number}")
+    if line is not None:
+        axes.axhline(line, color="black", linewidth=1.0, linestyle="--", label="full")
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend(fontsize="small")
+    return figure

@@ -57,10 +57,12 @@ def kinds() -> dict[str, Kind]:
     from ._perplexity import Perplexity
     from ._recall import Recall
     from ._sensitivity import Sensitivity
+    from ._tasks import Tasks
 
     listed: list[Kind] = [
         Perplexity(),
         Needle(),
+        Tasks(),
         Recall(),
         Sensitivity(),
     ]

@@ -1,0 +1,68 @@
+"""Questions that the bundled model can answer: it knows the words of its own notes only."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+PATH = Path(__file__).resolve().parents[2] / "models" / "notes.py"
+
+
+def _load() -> Any:
+    spec = importlib.util.spec_from_file_location("a2sf_notes", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def notes(seed: int, n_tokens: int) -> tuple[str, list[Any]]:
+    """A story without its questions, and its facts."""
+    document = _load().make_document(f"eval/{seed}", n_tokens, n_facts=4)
+    return document.text.partition("\nQuestion:")[0], document.facts
+
+
+def choice_items(n_items: int, *, n_tokens: int = 160) -> list[dict[str, Any]]:
+    """Ask for a fact: right is what the notes say, wrong are values of facts from other notes."""
+    made = []
+    for seed in range(n_items):
+        rng = random.Random(seed)
+        story, facts = notes(seed, n_tokens)
+        fact = rng.choice(facts)
+        others = (f for other in range(1000, 1012) for f in notes(other + seed, n_tokens)[1])
+        wrong = [f.value for f in others if f.kind == fact.kind and f.value != fact.value]
+        values = [fact.value, *list(dict.fromkeys(wrong))[:3]]
+        rng.shuffle(values)
+        made.append(
+            {
+                "context": f"{story}\nQuestion: {fact.question}\nAnswer:",
+                "choices": [f"{fact.statement} {value}." for value in values],
+                "answer": values.index(fact.value),
+            }
+        )
+    return made
+
+
+def written_items(n_items: int, *, n_tokens: int = 160) -> list[dict[str, Any]]:
+    """The same questions, to be answered in words."""
+    return [
+        {
+            "prompt": item["context"],
+            "answer": item["choices"][item["answer"]],
+            "until": ".",
+            "max_tokens": 24,
+        }
+        for item in choice_items(n_items, n_tokens=n_tokens)
+    ]
+
+
+def save(path: Path, items: list[dict[str, Any]]) -> Path:
+    """Write items as a file of JSON lines."""
+    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    return path
