@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import a2sf
 import numpy as np
@@ -101,3 +105,69 @@ def test_long_chat_runs(bundled: Path) -> None:
     assert "| 128 |" in lines[-3]
     assert lines[-2].startswith("writing a token, last half, old / young: ")
     assert lines[-1].startswith("cache bytes after turn 20: ")
+
+
+@pytest.fixture(scope="module")
+def eval_peers() -> Iterator[ModuleType]:
+    """The script, whose neighbours it imports by name."""
+    sys.path.insert(0, str(BENCH))
+    try:
+        yield importlib.import_module("eval_peers")
+    finally:
+        sys.path.remove(str(BENCH))
+
+
+def test_a_question_hides_its_number_where_it_says(eval_peers: ModuleType) -> None:
+    for depth in (0.0, 0.5, 1.0):
+        text, number = eval_peers.question(random.Random(3), 40, depth)
+        assert (text, number) == eval_peers.question(random.Random(3), 40, depth)
+        assert text.count(number) == 1
+        before = text[: text.index("The code of the vault is")].count(".") - 1
+        assert before == 40 * depth
+
+
+def test_mcnemar_counts_what_one_alone_got_right(eval_peers: ModuleType) -> None:
+    same = [True, False] * 10
+    assert eval_peers.p_value(same, same) == 1.0
+    # 5 against 0: 2 * (1/2) ** 5; 5 against 1: 2 * (1 + 6) / 2 ** 6
+    assert eval_peers.p_value([True] * 5 + same, [False] * 5 + same) == pytest.approx(0.0625)
+    ours, theirs = [True] * 5 + [False], [False] * 5 + [True]
+    assert eval_peers.p_value(ours, theirs) == pytest.approx(14 / 64)
+
+
+def test_the_table_sets_peers_beside_ours(eval_peers: ModuleType) -> None:
+    def found(policy: str, engine: str, budget: int, prompt: int, right: bool) -> object:
+        return eval_peers.Found(policy, engine, 100, budget, prompt, "", right, 0.5)
+
+    rows = [found("tova", "kvpress", 64, i, i < 1) for i in range(8)]
+    rows += [found("tova", "a2sf", 64, i, True) for i in range(8)]
+    rows += [found("full", "a2sf", 0, i, True) for i in range(2)]
+    lines = list(eval_peers.table(rows, [100], [64, 128]))
+    assert lines[2] == "| full | a2sf | - | 2/2, 0.50 s | 2/2, 0.50 s |  |"
+    assert lines[3] == "| tova | kvpress | TOVAPress | 1/8, 0.50 s | - | 0.02 |"
+    assert lines[4] == "| tova | a2sf | tova | 8/8, 0.50 s | - |  |"
+    assert len(lines) == 5
+
+
+def test_every_policy_of_ours_that_peers_meet_is_valid(eval_peers: ModuleType) -> None:
+    ours = [case for case in eval_peers.cases() if case.engine == "a2sf"]
+    for case in ours:
+        a2sf.Eviction(policy=case.name or "full", **case.options)
+    assert {case.policy for case in ours} == {case.policy for case in eval_peers.cases()}
+
+
+def test_quality_is_measured_without_the_peers(tmp_path: Path, bundled: Path) -> None:
+    results = tmp_path / "answers.json"
+    done = run(
+        "eval_peers.py",
+        bundled,
+        *("--sizes", "200", "--budgets", "96", "--prompts", "1", "--answer", "2"),
+        *("--python-kvpress", tmp_path / "none", "--python-openvino", tmp_path / "none"),
+        *("--json", results),
+    )
+    assert "kvpress skipped: " in done.stdout
+    assert "OpenVINO skipped: " in done.stderr
+    values = json.loads(results.read_text())
+    assert len(values["answers"]) == len([c for c in values["cases"] if c["engine"] == "a2sf"])
+    assert 100 < len(values["prompts"][0]["ids"]) <= 200
+    assert all(answer["time_s"] > 0 for answer in values["answers"])
