@@ -8,6 +8,9 @@ import pytest
 from a2sf.eval import read_rows
 from a2sf.eval.__main__ import main
 from a2sf.eval._recall import MEASURES, compare, fixed_budget, watcher
+from reference.cache import LayerCache
+from reference.decoder import Model, Session
+from reference.policies import PRESETS
 
 TEXT = "Nora keeps the stone letter in the white sack. " * 12
 
@@ -29,6 +32,31 @@ def test_the_watcher_sees_one_querys_whole_attention(engine):
             assert session.cache.positions(layer, head).tolist() == list(range(at + 1))
             assert scores.sum() == pytest.approx(group, rel=1e-4)
             assert scores.min() >= 0
+
+
+@pytest.mark.parametrize("name", ["llama-F32", "gemma3-F16"])
+def test_the_watchers_attention_is_that_of_a_decoder_in_numpy(models, ids, name, monkeypatch):
+    rows = []  # of every layer of a step: float [n_kv_heads, n_tokens], summed over the group
+    softmax = LayerCache._softmax
+
+    def spy(self, logits, m, start, stop):
+        p = softmax(self, logits, m, start, stop)
+        rows.append(p.reshape(len(p), -1, self.live).sum(axis=1))
+        return p
+
+    monkeypatch.setattr(LayerCache, "_softmax", spy)
+    reference = Session(Model(models / f"{name}.gguf"), PRESETS["full"])
+    engine = a2sf.Engine(models / f"{name}.gguf", kv_type="f32", progress=False)
+    session = engine.session(eviction=watcher(len(ids)))
+    reference.step(ids[:-1])
+    session.feed(ids[:-1])
+    rows.clear()
+    reference.step(ids[-1:])
+    session.feed(ids[-1:])
+    assert len(rows) == session.cache.n_layers
+    for layer, head in np.ndindex(session.cache.n_layers, session.cache.n_kv_heads):
+        found = session.cache.scores(layer, head)
+        np.testing.assert_allclose(found, rows[layer][head], rtol=0.02, atol=1e-4)
 
 
 def test_the_watchers_attention_adds_up_to_the_accumulated_one(engine):
@@ -91,3 +119,50 @@ def test_a_share_is_one_of_the_window():
     assert fixed_budget(a2sf.Eviction(budget="20%"), 1536).budget == 307
     assert fixed_budget(a2sf.Eviction(budget=0.5), 100).budget == 50
     assert fixed_budget(a2sf.Eviction(budget=64), 100).budget == 64
+
+
+def test_what_was_compared_is_past_the_budget_and_the_worst_head_is_named(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    output = tmp_path / "out.jsonl"
+    command = ["recall", "-q", "-f", str(text), "-o", str(output), "--ctx", "80", "--skip", "8",
+               "--every", "10", "--windows", "1", "--policy", "streaming"]  # fmt: skip
+    assert main([*command, "--budget", "50%"]) == 0
+    (row,) = read_rows([output])
+    result = row["result"]
+    assert result["n"] == len(result["queries"]["mass"]) == 4  # 40, 50, 60, 70
+    assert max(result["queries"]["mass"]) < 1
+    mass = np.array(result["mass"])
+    layer, head = np.unravel_index(mass.argmin(), mass.shape)
+    assert f"{layer}.{head}: {mass.min():.3f}" in capsys.readouterr().out
+
+
+def test_a_full_cache_alone_is_bad_usage(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    assert main(["recall", "-f", str(text), "--ctx", "80", "--skip", "8", "--policy", "full"]) == 2
+    assert "one that evicts expected" in capsys.readouterr().err
+
+
+def test_tokens_outside_a_sliding_window_count_as_equals():
+    class Held:
+        """One head: positions held, attention of a full cache."""
+
+        n_layers = n_kv_heads = 1
+
+        def __init__(self, held, attention):
+            self.cache = self
+            self._held, self._attention = np.array(held), np.array(attention, np.float32)
+
+        def positions(self, layer, head):
+            return self._held
+
+        def scores(self, layer, head):
+            return self._attention
+
+    attention = [0.0, 0.0, 0.0, 0.0, 1.5, 0.5]
+    for held, top in (([0, 1, 4, 5], 1.0), ([2, 3, 4, 5], 1.0)):
+        cosine, mass, found = compare(Held(held, attention), Held(range(6), attention))
+        assert (cosine.item(), mass.item(), found.item()) == pytest.approx((1.0, 1.0, top))
+    _, mass, found = compare(Held([0, 4], attention), Held(range(6), attention))
+    assert (mass.item(), found.item()) == pytest.approx((0.75, 0.5))

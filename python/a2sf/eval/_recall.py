@@ -29,6 +29,7 @@ from ._results import Row
 from ._statistics import bootstrap_mean
 from ._texts import add_text_arguments, text_windows, window_of
 
+N_WORST = 3  # layers and heads that a table names
 MEASURES = ("cosine", "mass", "top")
 TITLES = {
     "cosine": "cosine to the ideal mask",
@@ -55,6 +56,8 @@ class Recall:
         if arguments.every < 1:
             raise OptionError(f"every: at least 1 token expected, found {arguments.every}")
         listed = [e for e in evictions(arguments) if e["policy"] != "full"]
+        if not listed:
+            raise OptionError("policy: one that evicts expected, found full, which loses nothing")
         windows = text_windows(arguments)
         return [
             Job(
@@ -71,6 +74,9 @@ class Recall:
     def run(self, engine: Engine, job: Job) -> dict[str, Json]:
         """Read a window into both caches and compare them at every n-th token.
 
+        The first is past the budget: until then nothing was evicted and every figure is 1. A token
+        where they are compared is fed alone, to both.
+
         Returns
         -------
         dict
@@ -82,8 +88,9 @@ class Recall:
         eviction = fixed_budget(eviction_from(options["eviction"]), len(ids))
         ours, full = engine.session(eviction=eviction), engine.session(eviction=watcher(len(ids)))
         found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in MEASURES}
-        done = 0
-        for at in range(max(options["skip"], 1), len(ids), options["every"]):
+        done, budget = 0, int(eviction.budget or 0)
+        first = min(max(options["skip"], budget, 1), len(ids) - 1)
+        for at in range(first, len(ids), options["every"]):
             if at > done:
                 ours.feed(ids[done:at])
                 full.feed(ids[done:at])
@@ -101,30 +108,45 @@ class Recall:
         }
 
     def tables(self, rows: Sequence[Row]) -> list[Table]:
-        """One for each text: evictions down, measures across, and the worst head of each."""
+        """For each text: means of each eviction, and the layers and heads that lose most."""
         tables = []
         for text in dict.fromkeys(row["files"]["text"] for row in rows):
             own = [row for row in rows if row["files"]["text"] == text]
-            table = Table(
-                title=f"what is held of a full cache's attention: {text}",
-                header=["policy", "budget", *TITLES.values(), "least mass (layer, head)"],
-                note="Means over layers, KV heads and queries [95 % bootstrap interval over "
-                "queries]. Ideal: the B tokens that the query attends to most, B being how many "
-                "the head holds.",
-            )
-            for name, budget in dict.fromkeys(map(_case, own)):
-                cell = [row for row in own if _case(row) == (name, budget)]
-                cells = []
-                for measure in MEASURES:
-                    values = [v for row in cell for v in row["result"]["queries"][measure]]
-                    mean, low, high = bootstrap_mean(values)
-                    cells.append(f"{mean:.4f} [{low:.4f}, {high:.4f}]")
-                mass = _matrix(cell, "mass")
-                layer, head = np.unravel_index(mass.argmin(), mass.shape)
-                worst = f"{mass.min():.3f} ({layer}, {head})"
-                table.rows.append([name, budget, *cells, worst])
-            tables.append(table)
+            tables += [self._means(text, own), self._worst(text, own)]
         return tables
+
+    def _means(self, text: str, rows: Sequence[Row]) -> Table:
+        table = Table(
+            title=f"what is held of a full cache's attention: {text}",
+            header=["policy", "budget", *TITLES.values()],
+            note="Means over layers, KV heads and queries [95 % bootstrap interval over queries]. "
+            "Ideal: the B tokens that the query attends to most, B being how many the head holds.",
+        )
+        for name, budget in dict.fromkeys(map(_case, rows)):
+            cell = [row for row in rows if _case(row) == (name, budget)]
+            cells = []
+            for measure in MEASURES:
+                values = [v for row in cell for v in row["result"]["queries"][measure]]
+                mean, low, high = bootstrap_mean(values)
+                cells.append(f"{mean:.4f} [{low:.4f}, {high:.4f}]")
+            table.rows.append([name, budget, *cells])
+        return table
+
+    def _worst(self, text: str, rows: Sequence[Row]) -> Table:
+        table = Table(
+            title=f"where least attention mass is kept: {text}",
+            header=["policy", "budget", "layer (mean of its heads)", "layer.head"],
+            note=f"Attention mass kept, the {N_WORST} lowest, means over queries.",
+        )
+        for name, budget in dict.fromkeys(map(_case, rows)):
+            mass = _matrix([row for row in rows if _case(row) == (name, budget)], "mass")
+            layers = mass.mean(axis=1)
+            worst = [f"{i}: {layers[i]:.3f}" for i in layers.argsort(kind="stable")[:N_WORST]]
+            order = mass.ravel().argsort(kind="stable")[:N_WORST]
+            at = zip(*np.unravel_index(order, mass.shape), strict=True)
+            heads = [f"{layer}.{head}: {mass[layer, head]:.3f}" for layer, head in at]
+            table.rows.append([name, budget, ", ".join(worst), ", ".join(heads)])
+        return table
 
     def figures(self, rows: Sequence[Row]) -> list[Any]:
         """Draw the mass kept by each head, a map for each eviction and text."""
@@ -177,7 +199,7 @@ def compare(ours: Session, full: Session) -> tuple[NDArray[np.float64], ...]:
     -------
     cosine, mass, top : float64 [n_layers, n_kv_heads]
         cosine of p restricted to K and p restricted to T (as in Table 2 of arXiv 2407.20485);
-        sum of p over K; |K and T| / B.
+        sum of p over K; |K and T| / B, where a token of K that ties with the last of T counts.
     """
     shape = (full.cache.n_layers, full.cache.n_kv_heads)
     cosine, mass, top = np.empty(shape), np.empty(shape), np.empty(shape)
@@ -190,7 +212,8 @@ def compare(ours: Session, full: Session) -> tuple[NDArray[np.float64], ...]:
         norms = np.sqrt((p[held] ** 2).sum() * (p[best] ** 2).sum())
         cosine[layer, head] = (p[both] ** 2).sum() / norms if norms > 0 else 0.0
         mass[layer, head] = p[held].sum()
-        top[layer, head] = len(both) / len(held)
+        # A sliding window gives old tokens exactly 0: which of them are in T is chance.
+        top[layer, head] = (p[held] >= p[best].min()).mean()
     return cosine, mass, top
 
 
