@@ -46,9 +46,9 @@ def test_the_divergence_is_that_of_its_definition(engine, text, tmp_path):
     values = matrix_of(rows)
     assert values.shape == (engine.info.n_layers, engine.info.n_kv_heads)
     ids = engine.tokenize(TEXT, special=False)[:120]
-    p = log_softmax(engine.logits(ids)[60:].copy()).astype(np.float64)
+    p = log_softmax(engine.logits(ids)[60::4]).astype(np.float64)
     eviction = one_short_head(engine, len(ids), 24, 1, 0)
-    q = log_softmax(engine.logits(ids, eviction=eviction)[60:].copy()).astype(np.float64)
+    q = log_softmax(engine.logits(ids, eviction=eviction)[60::4]).astype(np.float64)
     assert values[1, 0] == pytest.approx((np.exp(p) * (p - q)).sum(axis=1).mean(), rel=1e-3)
     assert (values > -1e-6).all()
 

@@ -26,7 +26,7 @@ from ._arguments import (
 from ._jobs import Job, Json, eviction_json
 from ._results import Results, Row
 from ._run import sweep
-from ._sensitivity import Sensitivity, matrix_of
+from ._sensitivity import Sensitivity, matrix_of, one_head
 from ._statistics import bootstrap_mean
 from ._texts import add_text_arguments, text_windows
 
@@ -153,7 +153,7 @@ def _need(search: Search, budget: int | str) -> NDArray[np.float64]:
         Job(
             kind=Sensitivity.name,
             model=model_path(given),
-            options={**window, "budget": number, "layer": layer, "head": head},
+            options={**window, **one_head(number, layer, head)},
             files={"text": str(Path(path).absolute())},
             engine={**engine_arguments(given), "batch": min(64, given.batch)},
         )

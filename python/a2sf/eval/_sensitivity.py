@@ -22,6 +22,9 @@ from ._results import Row
 from ._texts import add_text_arguments, text_windows, window_of
 
 
+EVERY = 4  # tokens from one comparison to the next: neighbours say much the same
+
+
 class Sensitivity:
     """`a2sf-eval sensitivity`: a job is one head on one window of a text."""
 
@@ -45,7 +48,7 @@ class Sensitivity:
             Job(
                 kind=self.name,
                 model=model_path(arguments),
-                options={**window, "budget": arguments.budget, "layer": layer, "head": head},
+                options={**window, **one_head(arguments.budget, layer, head)},
                 files={"text": os.path.abspath(path)},
                 engine=engine_arguments(arguments),
             )
@@ -59,7 +62,7 @@ class Sensitivity:
         Returns
         -------
         dict
-            kl: mean over tokens of the Kullback-Leibler divergence sum p log(p / q), in nats, p
+            kl: mean over every n-th token of the Kullback-Leibler divergence sum p log(p / q), in nats, p
             being the full cache's prediction and q that of the cache with one short head.
         """
         options = job.options
@@ -67,8 +70,9 @@ class Sensitivity:
         eviction = one_short_head(
             engine, len(ids), options["budget"], options["layer"], options["head"]
         )
-        full = _full(engine, tuple(ids.tolist()), options["skip"])
-        short = log_softmax(engine.logits(ids, eviction=eviction)[options["skip"] :])
+        skip, every = options["skip"], options["every"]
+        full = _full(engine, tuple(ids.tolist()), skip, every)
+        short = log_softmax(engine.logits(ids, eviction=eviction)[skip::every])
         kl = (np.exp(full) * (full - short)).sum(axis=1, dtype=np.float64)
         return {"kl": float(kl.mean())}
 
@@ -103,6 +107,11 @@ class Sensitivity:
         ]
 
 
+def one_head(budget: int, layer: int, head: int) -> dict[str, Json]:
+    """Options of a job, beside its window."""
+    return {"budget": budget, "layer": layer, "head": head, "every": EVERY}
+
+
 def one_short_head(engine: Engine, n_tokens: int, budget: int, layer: int, head: int) -> Eviction:
     """Return an eviction in which one head holds `budget` tokens and the others all of a text."""
     n_heads = engine.info.n_layers * engine.info.n_kv_heads
@@ -128,13 +137,13 @@ def matrix_of(rows: Sequence[Row]) -> NDArray[np.float64]:
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Natural log of the softmax over the last axis; the argument is overwritten."""
-    logits -= logits.max(axis=1, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return logits
+    """Natural log of the softmax over the last axis; a copy."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
 
 
 @lru_cache(maxsize=1)
-def _full(engine: Engine, ids: tuple[int, ...], skip: int) -> NDArray[np.float32]:
+def _full(engine: Engine, ids: tuple[int, ...], skip: int, every: int) -> NDArray[np.float32]:
     logits = engine.logits(np.array(ids), eviction=eviction_from({"policy": "full"}))
-    return log_softmax(logits[skip:].copy())
+    return log_softmax(logits[skip::every])

@@ -18,6 +18,8 @@ from ._answers import exact_match, rouge_l, token_f1
 from ._arguments import (
     DEFAULT_POLICIES,
     add_eviction_arguments,
+    budget_text,
+    budgets_of,
     engine_arguments,
     eviction_name,
     evictions,
@@ -38,7 +40,6 @@ from ._likelihood import (
     log_likelihoods,
     write_answers,
 )
-from ._perplexity import budget_text, budgets_of
 from ._results import Row
 from ._statistics import bootstrap_mean
 
