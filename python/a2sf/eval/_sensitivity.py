@@ -21,7 +21,6 @@ from ._kinds import Table
 from ._results import Row
 from ._texts import add_text_arguments, text_windows, window_of
 
-
 EVERY = 4  # tokens from one comparison to the next: neighbours say much the same
 
 
@@ -62,8 +61,8 @@ class Sensitivity:
         Returns
         -------
         dict
-            kl: mean over every n-th token of the Kullback-Leibler divergence sum p log(p / q), in nats, p
-            being the full cache's prediction and q that of the cache with one short head.
+            kl: mean over every n-th token of the Kullback-Leibler divergence sum p log(p / q), in
+            nats, p being the full cache's prediction and q that of the cache with one short head.
         """
         options = job.options
         ids = window_of(engine, job.files["text"], options)
@@ -138,7 +137,7 @@ def matrix_of(rows: Sequence[Row]) -> NDArray[np.float64]:
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Natural log of the softmax over the last axis; a copy."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    shifted: NDArray[np.float32] = logits - logits.max(axis=1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted
 
