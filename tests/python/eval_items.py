@@ -6,12 +6,14 @@ import importlib.util
 import json
 import random
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 PATH = Path(__file__).resolve().parents[2] / "models" / "notes.py"
 
 
+@lru_cache(maxsize=1)
 def _load() -> Any:
     spec = importlib.util.spec_from_file_location("a2sf_notes", PATH)
     assert spec is not None
@@ -28,6 +30,16 @@ def notes(seed: int, n_tokens: int) -> tuple[str, list[Any]]:
     return document.text.partition("\nQuestion:")[0], document.facts
 
 
+@lru_cache(maxsize=1)
+def _values() -> dict[str, list[str]]:
+    """Values of facts of each kind, from other notes."""
+    found: dict[str, dict[str, None]] = {}
+    for seed in range(1000, 1020):
+        for fact in notes(seed, 80)[1]:
+            found.setdefault(fact.kind, {})[fact.value] = None
+    return {kind: list(values) for kind, values in found.items()}
+
+
 def choice_items(n_items: int, *, n_tokens: int = 160) -> list[dict[str, Any]]:
     """Ask for a fact: right is what the notes say, wrong are values of facts from other notes."""
     made = []
@@ -35,9 +47,8 @@ def choice_items(n_items: int, *, n_tokens: int = 160) -> list[dict[str, Any]]:
         rng = random.Random(seed)
         story, facts = notes(seed, n_tokens)
         fact = rng.choice(facts)
-        others = (f for other in range(1000, 1012) for f in notes(other + seed, n_tokens)[1])
-        wrong = [f.value for f in others if f.kind == fact.kind and f.value != fact.value]
-        values = [fact.value, *list(dict.fromkeys(wrong))[:3]]
+        wrong = [v for v in _values()[fact.kind] if v != fact.value]
+        values = [fact.value, *rng.sample(wrong, 3)]
         rng.shuffle(values)
         made.append(
             {

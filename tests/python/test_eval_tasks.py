@@ -29,7 +29,7 @@ from eval_items import choice_items, save, written_items
 
 @pytest.fixture(scope="module")
 def engine():
-    return a2sf.Engine()
+    return a2sf.Engine(threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -217,9 +217,9 @@ def test_the_papers_protocol(engine, tmp_path):
     given = [row["options"]["eviction"] for row in rows]
     assert given == [
         {"policy": "full"},
+        {"policy": "streaming", "budget": "20%", "prefill": "token", "sinks": 0},
         {"policy": "h2o", "budget": "20%", "prefill": "token"},
         {"policy": "a2sf-paper", "budget": "20%", "prefill": "token"},
-        {"policy": "streaming", "budget": "20%", "prefill": "token", "sinks": 0},
     ]
     asked = write_out(read_items(str(path), "{question}"), None, Layout(shots=1))
     for i, item in enumerate(asked):
@@ -232,12 +232,30 @@ def test_the_papers_protocol(engine, tmp_path):
         for row in rows[1:]:
             assert row["result"]["budgets"][i] == budgets
         for j, n in enumerate(n_tokens):  # what h2o protects: the recent half, and no sinks
-            h2o = fix_budget(a2sf.Eviction(**given[1]), n)
+            h2o = fix_budget(a2sf.Eviction(**given[2]), n)
             session = engine.session(eviction=h2o)
             session.feed(engine.tokenize(item.contexts[j]))
             newest = np.sort(session.cache.positions(0, 0))[-(budgets[j] // 2) :]
             assert newest.tolist() == list(range(session.n_tokens - len(newest), session.n_tokens))
             assert session.cache.budget == budgets[j]
+
+
+@pytest.mark.parametrize(
+    ("policies", "more", "found"),
+    [
+        ("local", (), [("full", None), ("streaming", 0)]),
+        ("streaming,local", (), [("full", None), ("streaming", None), ("streaming", 0)]),
+        ("full", (), [("full", None)]),
+        ("local,a2sf", ("--forgetting-factor", "0.5"), [
+            ("full", None), ("streaming", 0), ("a2sf", None),
+        ]),
+    ],
+)  # fmt: skip
+def test_local_is_streaming_without_sinks(tmp_path, policies, more, found):
+    path, output = save(tmp_path / "items.jsonl", choice_items(1)), tmp_path / "out.jsonl"
+    assert main(command(path, output, "--policy", policies, "--budget", "40", *more)) == 0
+    given = [row["options"]["eviction"] for row in read_rows([output])]
+    assert [(options["policy"], options.get("sinks")) for options in given] == found
 
 
 def test_examples_come_before_the_item_and_are_never_the_item(tmp_path):

@@ -255,18 +255,20 @@ def _grid(arguments: argparse.Namespace) -> list[dict[str, Json]]:
     """Evictions, the full cache and `LOCAL` among them."""
     default = PAPER_POLICIES if arguments.protocol == "paper" else DEFAULT_POLICIES
     names = items(default if arguments.policy is None else arguments.policy, "policy")
-    known = ["streaming" if name == LOCAL else name for name in names]
     if names != ["all"]:
-        known = list(dict.fromkeys(["full", *known]))
-    given = argparse.Namespace(**{**vars(arguments), "policy": ",".join(known)})
-    listed = evictions(given)
-    if LOCAL in names:
-        streaming = [options for options in listed if options["policy"] == "streaming"]
-        if "streaming" not in names:
-            listed = [options for options in listed if options not in streaming]
-        local = [{**options, "sinks": 0} for options in streaming]
-        listed += [options for options in local if options not in listed]
-    return listed
+        names = list(dict.fromkeys(["full", *names]))
+    known = dict.fromkeys("streaming" if name == LOCAL else name for name in names)
+    listed = evictions(argparse.Namespace(**{**vars(arguments), "policy": ",".join(known)}))
+    if names == ["all"]:
+        return listed
+    chosen: list[dict[str, Json]] = []
+    for name in names:
+        of_name = [options for options in listed if options["policy"] == name]
+        if name == LOCAL:
+            streaming = (options for options in listed if options["policy"] == "streaming")
+            of_name = [{**options, "sinks": 0} for options in streaming]
+        chosen += [options for options in of_name if options not in chosen]
+    return chosen
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:
