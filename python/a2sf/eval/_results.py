@@ -92,15 +92,18 @@ class Results:
         """
         line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         end = self._file.seek(0, os.SEEK_END)
+        written = 0
         try:
-            written = 0
             while written < len(line):
                 written += self._file.write(line[written:]) or 0
             os.fsync(self._file.fileno())
         except OSError as error:
+            written = 0
             self._file.truncate(end)
             raise Error(f"{self.path}: room for a result expected, found: {error}") from error
-        self.rows.append(row)
+        finally:  # an interrupt may come once the line is there
+            if written == len(line):
+                self.rows.append(row)
 
 
 def _parse(content: bytes, path: Path) -> tuple[list[Row], int]:
