@@ -1,11 +1,10 @@
-"""Optional packages, asked for where they are needed."""
+"""Optional packages of measurements, asked for where they are needed."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
-from .._core import Error
+from .. import _packages
 
 
 def require(module: str, package: str, extra: str = "eval") -> Any:
@@ -16,9 +15,4 @@ def require(module: str, package: str, extra: str = "eval") -> Any:
     Error
         It is not installed; the message says how to get it.
     """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise Error(
-            f"a2sf-eval: the package {package} expected (pip install 'a2sf[{extra}]'), found none"
-        ) from error
+    return _packages.require(module, package, extra=extra, user="a2sf-eval")
