@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from a2sf import plot
 from a2sf.plot import __main__ as command
-from a2sf.plot._text_view import text_units
+from a2sf.plot._text_view import _page, text_units
 
 STORY = "Nora keeps the stone letter in the white sack. " * 8
 # What a page, its script and a decoder could trip over.
@@ -199,6 +199,20 @@ def test_tokens_that_split_a_character_are_one_unit(engine, ids):
     assert all("\ufffd" not in text for text, _ in units)
 
 
+@pytest.mark.parametrize("name", ["llama-spm", "llama-bpe", "qwen2"])
+def test_units_of_other_tokenizers_are_the_text(models, name):
+    path = models.parents[1] / "vocab" / f"ggml-vocab-{name}.gguf"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    tokenizer = a2sf.Tokenizer(path)
+    ids = tokenizer.encode(ODD, special=False, bos=False)
+    units = text_units(tokenizer, ids)
+    assert sum(size for _, size in units) == len(ids)
+    assert all(text for text, _ in units)
+    begins = " " if name == "llama-spm" else ""  # part of its first token
+    assert "".join(text for text, _ in units) == begins + ODD
+
+
 def test_bytes_that_are_no_character_stay_alone(engine):
     ids = engine.tokenize("\U0001f999", special=False)
     part = ids[-1:]  # a continuation byte
@@ -217,6 +231,22 @@ def test_the_page_has_the_text_and_nothing_of_it_is_markup(engine, ids, recordin
     assert text_of(dom) == engine.tokenizer.decode(ids, special=True)
     assert 'id="x"' not in dom[dom.index("<main") :].partition("</main>")[0]
     assert "<h1>&lt;i&gt;T&lt;/i&gt; &amp; {{data}}</h1>" in dom
+
+
+def test_no_token_is_markup(shown, tmp_path):
+    units = ["</script>", "<script>", "<!--", "</SCRIPT \n>", '"\\', "\u2028", "<b>&lt;"]
+    n = len(units)
+    data = {"n_layers": 1, "n_kv_heads": 1, "steps": [n], "bits": 1, "gone": "fw==",
+            "units": units, "sizes": [1] * n}  # fmt: skip
+    page = _page("title", data)
+    inside = re.search(r'<script type="application/json" id="data">(.*?)</script', page, re.DOTALL)
+    assert inside
+    assert "<" not in inside.group(1)
+    assert json.loads(inside.group(1)) == data
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    dom = shown(tmp_path / "page.html")
+    assert text_of(dom) == "".join(units)
+    assert counts(dom) == [1] * n
 
 
 def test_the_page_shows_the_cache_as_it_is(engine, ids, shown, tmp_path):

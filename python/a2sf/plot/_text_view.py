@@ -85,7 +85,8 @@ def text_units(tokenizer: Tokenizer, ids: list[int]) -> list[tuple[str, int]]:
     Returns
     -------
     list of (text, number of tokens)
-        Special tokens show as text; bytes that are no UTF-8 in any run are U+FFFD.
+        Special tokens show as text, and so does a space that a tokenizer puts before a text; bytes
+        that are no UTF-8 in any run are U+FFFD.
     """
     # Some tokenizers drop a space at the beginning of what they decode: nothing here begins there.
     anchor = tokenizer.encode("a", special=False, bos=False)
