@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from a2sf.eval import read_rows
 from a2sf.eval.__main__ import main
-from a2sf.eval._recall import MEASURES, compare, fixed_budget, watcher
+from a2sf.eval._recall import MEASURES, Recall, compare, fixed_budget, watcher
 from reference.cache import LayerCache
 from reference.decoder import Model, Session
 from reference.policies import PRESETS
@@ -113,6 +113,26 @@ def test_a_budget_that_keeps_everything_loses_nothing(tmp_path):
             np.testing.assert_allclose(values, 1.0, atol=1e-4)
         else:
             assert values.min() < 0.99
+
+
+@pytest.mark.parametrize("n_layers", [4, 40])
+def test_a_map_for_each_eviction_on_one_scale(n_layers):
+    rows = [
+        {
+            "files": {"text": "text.txt"},
+            "options": {"eviction": {"policy": policy, "budget": "20%"}},
+            "result": {"mass": np.linspace(low, 1, 2 * n_layers).reshape(n_layers, 2).tolist()},
+        }
+        for policy, low in (("a2sf", 0.75), ("streaming", 0.43))
+    ]
+    figures = Recall().figures(rows)
+    assert len(figures) == 2
+    for row, figure in zip(rows, figures, strict=True):
+        image = figure.axes[0].images[0]
+        np.testing.assert_allclose(np.asarray(image.get_array()).T, row["result"]["mass"])
+        assert image.get_clim() == (0.4, 1.0)
+        assert row["options"]["eviction"]["policy"] in figure.axes[0].get_title()
+        assert len(figure.axes[0].texts) == (2 * n_layers if n_layers == 4 else 0)
 
 
 def test_a_share_is_one_of_the_window():

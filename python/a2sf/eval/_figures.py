@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ._packages import require
 
+MOST_WRITTEN = 14  # columns of a map whose cells have room for a figure
 Point = tuple[float, float, float, float]  # x, mean, low, high
 
 
@@ -61,19 +62,24 @@ def heat_map(
     low: float = 0.0,
     high: float = 1.0,
 ) -> Any:
-    """Draw a matrix, red for `low` to green for `high`, each cell with its figure.
+    """Draw a matrix, red for `low` to green for `high`.
+
+    Each cell has its figure, unless there are more than `MOST_WRITTEN` columns.
 
     Parameters
     ----------
     values : float64 [rows, columns]
         NaN is left empty.
     """
-    figure, axes = new_figure(title, width=1.6 + 0.75 * len(columns), height=1.6 + 0.4 * len(rows))
+    written = len(columns) <= MOST_WRITTEN
+    width = 1.6 + 0.75 * len(columns) if written else max(7.0, 1.6 + 0.14 * len(columns))
+    figure, axes = new_figure(title, width=width, height=1.6 + 0.4 * len(rows))
     image = axes.imshow(values, cmap="RdYlGn", vmin=low, vmax=high, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        if not np.isnan(value):
+        if written and not np.isnan(value):
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize="small")
-    axes.set_xticks(range(len(columns)), columns)
+    apart = 1 if written else -(-len(columns) // MOST_WRITTEN)
+    axes.set_xticks(range(0, len(columns), apart), columns[::apart])
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -151,6 +151,7 @@ class Recall:
     def figures(self, rows: Sequence[Row]) -> list[Any]:
         """Draw the mass kept by each head, a map for each eviction and text."""
         drawn = []
+        low = min(float(np.min(row["result"]["mass"])) for row in rows)
         for key in dict.fromkeys((*_case(row), row["files"]["text"]) for row in rows):
             cell = [row for row in rows if (*_case(row), row["files"]["text"]) == key]
             mass = _matrix(cell, "mass").T
@@ -162,7 +163,7 @@ class Recall:
                     y="KV head",
                     columns=[str(layer) for layer in range(mass.shape[1])],
                     rows=[str(head) for head in range(mass.shape[0])],
-                    low=0.5,
+                    low=min(0.9, np.floor(low * 10) / 10),  # one scale for all maps
                 )
             )
         return drawn
