@@ -29,10 +29,10 @@ class Batch:
 
     __slots__ = ("_engine", "_next_reader", "_running", "_size", "_workspace")
 
-    def __init__(self, engine: Engine, size: int) -> None:
+    def __init__(self, engine: Engine, size: int, *, what: str = "size") -> None:
         self._engine = engine
         self._size = size
-        self._workspace = engine._make_workspace(size)
+        self._workspace = engine._make_workspace(size, what)
         self._running: list[BatchStream] = []
         self._next_reader = 0
 

@@ -15,7 +15,7 @@ from ._batch import Batch, BatchStream, take_results
 from ._chat import Messages
 from ._core import OptionError
 from ._dialogue import Dialogue, encode_start, n_opening_tokens, write_out
-from ._hub import bundled_path, local_path
+from ._hub import bundled_path, local_path, path_text
 from ._ids import Ids, as_ids
 from ._options import (
     GREEDY,
@@ -202,9 +202,10 @@ class Engine:
         ------
         As `generate`, for the first prompt that fails.
         """
-        if isinstance(prompts, str):
-            raise TypeError("prompts: a sequence of prompts expected, found str")
-        batch = self.batch(parallel)
+        if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+            found = type(prompts).__name__
+            raise TypeError(f"prompts: a sequence of prompts expected, found {found}")
+        batch = Batch(self, parallel, what="parallel")
         running: dict[int, BatchStream] = {}  # by the prompt's index
         results: dict[int, Generation] = {}
         n_added = 0
@@ -246,11 +247,11 @@ class Engine:
             raise OptionError("prompt: at least 1 token expected, found 0")
         return ids
 
-    def _make_workspace(self, size: int) -> _core.Workspace:
+    def _make_workspace(self, size: int, what: str) -> _core.Workspace:
         if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(f"size: int expected, found {type(size).__name__}")
+            raise TypeError(f"{what}: int expected, found {type(size).__name__}")
         if not 1 <= size <= 1024:
-            raise OptionError(f"size: 1 to 1024 sequences expected, found {size}")
+            raise OptionError(f"{what}: 1 to 1024 sequences expected, found {size}")
         return self._native.workspace(self._session_options(None), size)
 
     def stream(
@@ -403,7 +404,7 @@ class Engine:
         """
         if load is not None:
             asked = None if eviction is None else native_eviction(eviction)
-            path = os.fspath(load)
+            path = path_text(load)
             saved, ids, note = self._native.load_session(path, self._options[1], asked)
             dialogue, system = Dialogue(self._tokenizer), None
             if note:

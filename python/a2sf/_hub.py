@@ -14,10 +14,26 @@ PREFIX = "hf:"
 
 def local_path(path: str | os.PathLike[str]) -> str:
     """Path of a file on this machine, downloaded first if it starts with "hf:"."""
+    text = path_text(path)
+    return download(text) if text.startswith(PREFIX) else text
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """Path as text, which the system does not cut short.
+
+    Raises
+    ------
+    TypeError
+        Something else than str or os.PathLike of str.
+    ValueError
+        A NUL in it, where the system would take its end to be.
+    """
     text = os.fspath(path)
     if not isinstance(text, str):
         raise TypeError(f"path: str or os.PathLike expected, found {type(path).__name__}")
-    return download(text) if text.startswith(PREFIX) else text
+    if "\0" in text:
+        raise ValueError(f"path: one without NUL expected, found {text!r}")
+    return text
 
 
 def bundled_path() -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from . import _core
 from ._core import Cache, OptionError
 from ._dialogue import Dialogue, DialogueStream
+from ._hub import path_text
 from ._ids import Ids, as_ids
 from ._options import GREEDY, Sampling, native_generate
 from ._progress import prompt_bar
@@ -236,9 +237,10 @@ class Session:
     def save(self, path: str | os.PathLike[str], *, ids: Ids = ()) -> None:
         """Write what was read to a file, for `Engine.session(load=path)`.
 
-        The file holds what survived in the cache, not the text: a few MB for a budget of 1,024. It
-        belongs to this model and these options, and takes its name only when it is whole. The
-        messages of `chat` are in it; an answer that is still streamed ends where it is.
+        The file holds what survived in the cache, not the text: 25 MB for a budget of 1,024 and
+        a model of 135 million parameters. It belongs to this model and these options, and takes its
+        name only when it is whole. The messages of `chat` are in it; an answer that is still
+        streamed ends where it is.
 
         Parameters
         ----------
@@ -257,10 +259,15 @@ class Session:
             self._answer.close()
         dialogue = self._dialogue
         talks = dialogue.n_tokens == self.n_tokens and (dialogue.messages or self._system)
-        self._native.save(os.fspath(path), array, dialogue.text(self._system) if talks else "")
+        self._native.save(path_text(path), array, dialogue.text(self._system) if talks else "")
 
     def fork(self) -> Session:
-        """Return a session of its own that has read the same."""
+        """Return a session of its own that has read the same.
+
+        An answer of `stream_chat` that is still open ends where it is.
+        """
+        if self._answer is not None:
+            self._answer.close()
         copy = Session(
             self._native.fork(),
             self._tokenizer,

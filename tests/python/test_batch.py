@@ -161,3 +161,11 @@ def test_a_prompt_that_fails_fails_the_call(engine: a2sf.Engine) -> None:
     with pytest.raises(TypeError, match="a sequence of prompts"):
         engine.generate_batch("text")
     assert engine.generate_batch([]) == []
+
+
+def test_what_is_wrong_with_a_batch_is_named_as_it_was_given() -> None:
+    engine = a2sf.Engine()
+    with pytest.raises(a2sf.OptionError, match=r"^parallel: 1 to 1024"):
+        engine.generate_batch(["One"], parallel=0)
+    with pytest.raises(TypeError, match=r"^prompts: a sequence of prompts expected, found gen"):
+        engine.generate_batch(text for text in ["One"])

@@ -59,3 +59,15 @@ def test_a_full_disk_leaves_the_old_file(engine: a2sf.Engine, tmp_path: Path) ->
         session.save("/dev/full/x")
     session.save(tmp_path / "c.session")
     assert [p.name for p in tmp_path.iterdir()] == ["c.session"]
+
+
+def test_a_path_with_nul_is_refused_not_cut(tmp_path: Path) -> None:
+    engine = a2sf.Engine()
+    session = engine.session()
+    session.feed([5, 6])
+    kept = tmp_path / "kept"
+    kept.write_text("mine")
+    for use in (session.save, lambda path: engine.session(load=path), a2sf.Engine):
+        with pytest.raises(ValueError, match="without NUL"):
+            use(f"{kept}\0.session")
+    assert kept.read_text() == "mine"

@@ -154,6 +154,16 @@ def test_forks_go_on_by_themselves(engine: a2sf.Engine) -> None:
     assert session.chat(QUESTIONS[0]).stats.n_prompt > 0
 
 
+def test_a_fork_ends_an_open_answer(engine: a2sf.Engine) -> None:
+    session = engine.chat_session(system=NOTE)
+    answer = session.stream_chat(QUESTIONS[0])
+    next(answer)
+    fork = session.fork()
+    assert fork.messages == session.messages
+    assert fork.messages[-1]["role"] == "assistant"
+    assert fork.chat(QUESTIONS[1]).ids == session.chat(QUESTIONS[1]).ids
+
+
 def test_refusals(engine: a2sf.Engine, tmp_path: Path) -> None:
     session = engine.session()
     session.chat(QUESTIONS[0], system=NOTE)
