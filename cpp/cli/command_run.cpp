@@ -244,6 +244,7 @@ void run_prompt(RunArguments &run) {
     run.generate.sampling.seed = shared.seed;
     run.generate.validate();
     const SessionOptions options = session_options(shared);
+    if (run.save_session) check_save_path(*run.save_session);
     const std::string prompt = read_prompt(run);
     note_greedy(shared, run.generate.sampling);
     const Engine engine = load_engine(shared);

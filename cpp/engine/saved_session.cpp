@@ -7,6 +7,7 @@
 #include "engine/saved_session.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,18 +32,40 @@ constexpr std::array<char, 8> kMagic = {'A', '2', 'S', 'F', 's', 'e', 's', 's'};
 constexpr uint32_t kVersion = 1;
 constexpr size_t kSampleBytes = 4096;  // of each tensor, at its start and end
 
-// A file that appears under its name only when it is whole.
+// Where a name leads: through symbolic links, so that they stay.
+std::string behind_links(std::string path) {
+    constexpr int kMostLinks = 40;
+    std::error_code error;
+    for (int i = 0; i < kMostLinks && std::filesystem::is_symlink(path, error); ++i) {
+        const std::filesystem::path target = std::filesystem::read_symlink(path, error);
+        if (error) break;
+        path = (std::filesystem::path(path).parent_path() / target).string();
+    }
+    return path;
+}
+
+// A file that appears under its name only when it is whole. What is there is replaced if it is a
+// file, and left alone if it is anything else.
 class FileWriter final : public ByteWriter {
   public:
     // Under a name that nobody else has: a process may save twice at once, and may have left
     // something behind when it was killed.
-    explicit FileWriter(const std::string &path) : path_(path) {
+    explicit FileWriter(const std::string &path) : path_(behind_links(path)) {
         static std::atomic<uint64_t> n_files = 0;
+        struct stat there = {};
+        const bool replaces = ::stat(path_.c_str(), &there) == 0;
+        if (replaces && !S_ISREG(there.st_mode)) {
+            throw Error(str(path, ": a file to write expected, found a ",
+                            S_ISDIR(there.st_mode) ? "directory" : "device, pipe or socket"));
+        }
+        // What was said in a conversation is nobody else's business.
+        const mode_t mode = replaces ? there.st_mode & 0777 : 0600;
         do {
-            temporary_ = str(path, ".part-", ::getpid(), "-", n_files++);
-            fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+            temporary_ = str(path_, ".part-", ::getpid(), "-", n_files++);
+            fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         } while (fd_ < 0 && errno == EEXIST);
         if (fd_ < 0) fail();
+        if (mode != 0600) ::fchmod(fd_, mode);
     }
     ~FileWriter() override {
         if (fd_ < 0) return;
@@ -215,6 +238,10 @@ uint64_t fingerprint(const Model &model) {
         hash.update(tensor.data.last(n));
     }
     return hash.value();
+}
+
+void check_save_path(const std::string &path) {
+    FileWriter probe(path);
 }
 
 void save_session(const Session &session, const std::string &path, std::span<const int32_t> ids,

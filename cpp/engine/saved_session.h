@@ -24,6 +24,10 @@ uint64_t fingerprint(const Model &model);
 void save_session(const Session &session, const std::string &path,
                   std::span<const int32_t> ids = {}, std::string_view note = {});
 
+// Throws what save_session() would throw for this path before it writes: to be asked before a long
+// text is read.
+void check_save_path(const std::string &path);
+
 struct SavedSession {
     std::unique_ptr<Session> session;
     std::vector<int32_t> ids;

@@ -1,6 +1,7 @@
 // Saved sessions: they go on bit for bit, belong to one model and one set of options, and damage is
 // an error.
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -199,6 +200,37 @@ TEST_CASE("a saved session belongs to its model and its options") {
     CHECK_NOTHROW(load_session(tiny().model, file.path, 1, &asked));
     asked.budget = Amount::of_tokens(49);
     CHECK_THROWS_AS(load_session(tiny().model, file.path, 1, &asked), SavedSessionError);
+}
+
+TEST_CASE("a file is replaced, a link is followed, and anything else is left alone") {
+    namespace fs = std::filesystem;
+    const auto model = tiny().model;
+    Session session(model, {.n_threads = 1});
+    session.feed(some_ids(5));
+    const TemporaryFile file;
+    const fs::path link = file.path + ".link", pipe = file.path + ".pipe";
+    fs::remove(link);
+    fs::remove(pipe);
+    save_session(session, file.path);
+    CHECK(fs::status(file.path).permissions() == (fs::perms::owner_read | fs::perms::owner_write));
+    fs::permissions(file.path, fs::perms::owner_all);
+    fs::create_symlink(fs::path(file.path).filename(), link);
+    session.feed(some_ids(3));
+    save_session(session, link.string());
+    CHECK(fs::is_symlink(link));
+    CHECK(fs::status(file.path).permissions() == fs::perms::owner_all);
+    CHECK(load_session(model, file.path, 1).session->n_tokens() == 8);
+    REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+    CHECK_THROWS_WITH_AS(save_session(session, pipe.string()),
+                         doctest::Contains("found a device, pipe or socket"), Error);
+    CHECK(fs::is_fifo(pipe));
+    CHECK_THROWS_WITH_AS(check_save_path(fs::temp_directory_path().string()),
+                         doctest::Contains("found a directory"), Error);
+    CHECK_THROWS_AS(check_save_path(file.path + "/none/s"), Error);
+    check_save_path(file.path);
+    CHECK(load_session(model, file.path, 1).session->n_tokens() == 8);
+    fs::remove(link);
+    fs::remove(pipe);
 }
 
 TEST_CASE("damage is an error, and no file is left half written") {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import time
@@ -85,8 +86,23 @@ def test_an_interrupted_prompt_is_saved_as_far_as_it_was_read(tmp_path: Path) ->
     assert len(session.generate(max_tokens=3).ids) == 3
 
 
-def test_what_was_generated_is_told_even_if_it_cannot_be_saved() -> None:
+def test_a_place_where_nothing_can_be_saved_is_told_before_anything_is_read() -> None:
     done = run_a2sf("run", "-p", PROMPT, "-n", "3", "--json", "--save-session", "/dev/full/x")
     assert done.returncode == 1
     assert "can be written" in done.stderr
+    assert done.stdout == ""
+
+
+def test_what_was_generated_is_told_even_if_it_cannot_be_saved(tmp_path: Path) -> None:
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    done = run_a2sf(
+        "run", "-p", PROMPT, "-n", "3", "--json", "--save-session", tmp_path / "s.session",
+        preexec_fn=small_files, restore_signals=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "can be written" in done.stderr
     assert len(json.loads(done.stdout)["ids"]) == 3
+    assert list(tmp_path.iterdir()) == []
