@@ -61,6 +61,7 @@ KEYWORDS: list[tuple[Any, dict[str, Any]]] = [
             "prefill": None,
             "positions": None,
             "pinned": None,
+            "allocation": None,
         },
     ),
     (

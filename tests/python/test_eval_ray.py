@@ -187,6 +187,8 @@ def test_ctrl_c_keeps_what_ended(address, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Whoever starts tests in the background leaves it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     output = tmp_path / "out.jsonl"
     end = time.monotonic() + 60

@@ -62,17 +62,10 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 @lru_cache(maxsize=64)
 def _hash_of(path: str, _size: int, _changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if _HAS_DIGEST else _digest(file)
-
-
-_HAS_DIGEST = hasattr(hashlib, "file_digest")  # Python 3.11
-
-
-def _digest(file: Any) -> str:
     total = hashlib.sha256()
-    while block := file.read(1 << 20):
-        total.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
     return total.hexdigest()
 
 
