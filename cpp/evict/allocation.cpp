@@ -21,17 +21,28 @@ size_t least_budget(const EvictionConfig &config, size_t most) {
     for (const PositionRange &range : config.pinned) {
         if (range.first > config.n_sinks) fixed += range.last - range.first;
     }
-    size_t budget = fixed;
-    while (budget < most && budget < fixed + recent_of(config, budget) + 1) ++budget;
-    return std::min(budget, most);
+    // What is not recent grows with the budget, so that the least can be searched by halves.
+    size_t low = std::min(fixed, most), high = most;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (middle >= fixed + recent_of(config, middle) + 1) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return low;
 }
 
-// Shares scaled by `scale`, rounded down, but none below `least`.
-size_t total_at(const std::vector<float> &share, double scale, size_t least) {
+// A share scaled, rounded down, from `least` to `most`; shares may be any floats above 0.
+size_t scaled(float share, double scale, size_t least, size_t most) {
+    const double exact = std::min(scale * static_cast<double>(share), static_cast<double>(most));
+    return std::max(least, static_cast<size_t>(exact));
+}
+
+size_t total_at(const std::vector<float> &share, double scale, size_t least, size_t most) {
     size_t total = 0;
-    for (const float one : share) {
-        total += std::max(least, static_cast<size_t>(scale * static_cast<double>(one)));
-    }
+    for (const float one : share) total += scaled(one, scale, least, most);
     return total;
 }
 
@@ -48,18 +59,18 @@ std::vector<HeadBudget> head_budgets(const EvictionConfig &config, size_t n_head
     // The largest scale that stays within what there is.
     double low = 0, high = static_cast<double>(wanted);
     high /= static_cast<double>(*std::min_element(share.begin(), share.end()));
-    for (int i = 0; i < 200 && low < high; ++i) {
+    for (;;) {
         const double middle = low + (high - low) / 2;
-        (total_at(share, middle, least) <= wanted ? low : high) = middle;
+        if (middle <= low || middle >= high) break;  // neighbours
+        (total_at(share, middle, least, wanted) <= wanted ? low : high) = middle;
     }
     std::vector<HeadBudget> result(n_heads);
     std::vector<size_t> by_rest(n_heads);
     std::vector<double> rest(n_heads);
     size_t left = wanted;
     for (size_t i = 0; i < n_heads; ++i) {
-        const double exact = low * static_cast<double>(share[i]);
-        result[i].budget = std::max(least, static_cast<size_t>(exact));
-        rest[i] = exact - static_cast<double>(result[i].budget);
+        result[i].budget = scaled(share[i], low, least, wanted);
+        rest[i] = low * static_cast<double>(share[i]) - static_cast<double>(result[i].budget);
         left -= result[i].budget;
     }
     // What rounding left over goes to those that lost most by it.

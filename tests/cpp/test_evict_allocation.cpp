@@ -76,6 +76,19 @@ TEST_CASE("no head gets less than what is protected in it") {
     CHECK(budgets(with({1, 5, 9}, 5), 3) == std::vector<size_t>{5, 5, 5});
 }
 
+TEST_CASE("shares of any size, and protections of any size, divide what there is") {
+    const std::vector<float> shares = {1e-38f, 3e38f, 1.0f, 1e-45f};
+    const auto found = budgets(with(shares, 100), 4);
+    CHECK(std::accumulate(found.begin(), found.end(), size_t{0}) == 400);
+    CHECK(found[1] > 300);
+    EvictionOptions options = with({1, 2, 3}, size_t{1} << 30);
+    options.sinks = 0;
+    options.recent = Amount::of_share(1.0);
+    for (const HeadBudget &head : head_budgets(resolve(options, 0), 3)) {
+        CHECK(head.budget == size_t{1} << 30);
+    }
+}
+
 TEST_CASE("an allocation that cannot be is refused") {
     const auto says = [](const std::string &text, const char *part) {
         CAPTURE(text);
