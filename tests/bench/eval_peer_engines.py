@@ -62,7 +62,8 @@ def openvino_pair(policy: str, mode: str, window: int, ours: str, options: Optio
 
 def cases() -> list[Case]:
     """Everything that is compared."""
-    none: Options = {"sinks": 0, "recent": 0}
+    # A press evicts nothing after the prompt; ours evicts on, but not its own answer.
+    none: Options = {"sinks": 0, "recent": 16}
     listed = [Case("full", engine, "", {}) for engine in ("a2sf", "kvpress", "OpenVINO")]
     listed += kvpress_pair(
         "streaming", "StreamingLLMPress", {"n_sink": 4}, "streaming", {"sinks": 4}

@@ -213,6 +213,8 @@ def measure(
                 if "version" in line:
                     versions[name] = line["version"]
                     continue
+                if sys.stderr.isatty():
+                    print(f"\r{name}: {line['policy']:20}", end="", file=sys.stderr)
                 prompt = prompts[line["prompt"]]
                 text = tokenizer.decode(line["ids"])
                 found.append(
