@@ -152,31 +152,17 @@ void get_optional(ByteReader &in, const char *field, std::optional<T> &value) {
     }
 }
 
-void put_optional(ByteWriter &out, const std::vector<PositionRange> &ranges) {
-    out.put<uint64_t>(ranges.size());
-    out.put_all(std::span(ranges));
-}
-
-void get_optional(ByteReader &in, const char *field, std::vector<PositionRange> &ranges) {
-    const auto n = in.get<uint64_t>(field);
-    if (n > in.remaining() / sizeof(PositionRange)) {
-        in.fail(field, ": at most ", in.remaining() / sizeof(PositionRange),
-                " ranges expected, found ", n);
-    }
-    ranges.resize(static_cast<size_t>(n));
-    in.get_all(std::span(ranges), field);
-}
-
-void put_optional(ByteWriter &out, const std::vector<float> &values) {
+template <typename T>
+void put_optional(ByteWriter &out, const std::vector<T> &values) {
     out.put<uint64_t>(values.size());
     out.put_all(std::span(values));
 }
 
-void get_optional(ByteReader &in, const char *field, std::vector<float> &values) {
+template <typename T>
+void get_optional(ByteReader &in, const char *field, std::vector<T> &values) {
     const auto n = in.get<uint64_t>(field);
-    if (n > in.remaining() / sizeof(float)) {
-        in.fail(field, ": at most ", in.remaining() / sizeof(float), " numbers expected, found ",
-                n);
+    if (n > in.remaining() / sizeof(T)) {
+        in.fail(field, ": at most ", in.remaining() / sizeof(T), " of them expected, found ", n);
     }
     values.resize(static_cast<size_t>(n));
     in.get_all(std::span(values), field);

@@ -28,12 +28,8 @@ void check(const SessionOptions &options, const Model &model) {
         throw OptionError(
             str("kv_type: a head_dim divisible by 32 expected for q8_0, found ", head_dim));
     }
-    const size_t n_heads = model.config().n_layers * model.config().n_kv_heads;
-    const size_t n_shares = options.eviction.allocation.size();
-    if (n_shares != 0 && n_shares != n_heads) {
-        throw OptionError(str("allocation: ", n_heads, " shares (n_layers * n_kv_heads) expected, ",
-                              "found ", n_shares));
-    }
+    check_n_shares(options.eviction.allocation,
+                   model.config().n_layers * model.config().n_kv_heads);
 }
 
 // A chunk longer than the model's context would only be room for nothing.

@@ -1,7 +1,6 @@
 #include "evict/allocation.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "base/error.h"
@@ -11,16 +10,12 @@ namespace a2sf {
 namespace {
 
 size_t recent_of(const EvictionConfig &config, size_t budget) {
-    if (config.recent_share == 0) return config.n_recent;
-    return static_cast<size_t>(config.recent_share * static_cast<double>(budget) + 1e-9);
+    return config.recent_share == 0 ? config.n_recent : floor_share(config.recent_share, budget);
 }
 
 // The least budget that holds what is protected, and one token more where `most` allows it.
 size_t least_budget(const EvictionConfig &config, size_t most) {
-    size_t fixed = config.n_sinks;
-    for (const PositionRange &range : config.pinned) {
-        if (range.first > config.n_sinks) fixed += range.last - range.first;
-    }
+    const size_t fixed = config.n_sinks + config.n_pinned_behind_sinks();
     // What is not recent grows with the budget, so that the least can be searched by halves.
     size_t low = std::min(fixed, most), high = most;
     while (low < high) {
@@ -48,13 +43,16 @@ size_t total_at(const std::vector<float> &share, double scale, size_t least, siz
 
 }  // namespace
 
+void check_n_shares(const std::vector<float> &allocation, size_t n_heads) {
+    if (allocation.empty() || allocation.size() == n_heads) return;
+    throw OptionError(str("allocation: ", n_heads, " shares (n_layers * n_kv_heads) expected, ",
+                          "found ", allocation.size()));
+}
+
 std::vector<HeadBudget> head_budgets(const EvictionConfig &config, size_t n_heads) {
     const std::vector<float> &share = config.allocation;
     if (share.empty()) return std::vector<HeadBudget>(n_heads, {config.budget, config.n_recent});
-    if (share.size() != n_heads) {
-        throw OptionError(str("allocation: ", n_heads, " shares (n_layers * n_kv_heads) expected, ",
-                              "found ", share.size()));
-    }
+    check_n_shares(config.allocation, n_heads);
     const size_t wanted = config.budget * n_heads, least = least_budget(config, config.budget);
     // The largest scale that stays within what there is.
     double low = 0, high = static_cast<double>(wanted);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "evict/parse.h"
 
 namespace a2sf {
 
@@ -14,22 +15,13 @@ namespace {
 
 constexpr std::string_view kFirstLine = "# a2sf eviction 1";
 
-template <typename T>
-T number(std::string_view text, std::string_view name) {
-    T value{};
-    const char *end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data(), end, value);
-    if (error != std::errc{} || stop != end) {
-        throw OptionError(str(name, ": a number expected, found \"", text, "\""));
-    }
-    return value;
-}
+constexpr const char *kNumber = "a number";
 
 std::vector<float> numbers(std::string_view text, std::string_view name) {
     std::vector<float> values;
     while (!text.empty()) {
         const size_t end = std::min(text.find(' '), text.size());
-        if (end > 0) values.push_back(number<float>(text.substr(0, end), name));
+        if (end > 0) values.push_back(parse_number<float>(text.substr(0, end), name, kNumber));
         text.remove_prefix(std::min(end + 1, text.size()));
     }
     return values;
@@ -68,19 +60,23 @@ const std::vector<Field> &fields() {
         {"budget", [](Options &o, Text t) { o.budget = Amount::parse(t, "budget"); },
          [=](const Options &o) { return amount(o.budget); }},
         {"forgetting_factor",
-         [](Options &o, Text t) { o.forgetting_factor = number<double>(t, "forgetting_factor"); },
+         [](Options &o, Text t) {
+             o.forgetting_factor = parse_number<double>(t, "forgetting_factor", kNumber);
+         },
          [](const Options &o) {
              return o.forgetting_factor ? shortest(*o.forgetting_factor) : std::string();
          }},
-        {"sinks", [](Options &o, Text t) { o.sinks = number<size_t>(t, "sinks"); },
+        {"sinks", [](Options &o, Text t) { o.sinks = parse_number<size_t>(t, "sinks", kNumber); },
          [=](const Options &o) { return count(o.sinks); }},
         {"recent", [](Options &o, Text t) { o.recent = Amount::parse(t, "recent"); },
          [=](const Options &o) { return amount(o.recent); }},
-        {"window", [](Options &o, Text t) { o.window = number<size_t>(t, "window"); },
+        {"window",
+         [](Options &o, Text t) { o.window = parse_number<size_t>(t, "window", kNumber); },
          [=](const Options &o) { return count(o.window); }},
         {"scope", [](Options &o, Text t) { o.scope = parse_scope(t); },
          [=](const Options &o) { return name(o.scope); }},
-        {"pooling", [](Options &o, Text t) { o.pooling = number<size_t>(t, "pooling"); },
+        {"pooling",
+         [](Options &o, Text t) { o.pooling = parse_number<size_t>(t, "pooling", kNumber); },
          [=](const Options &o) { return count(o.pooling); }},
         {"prefill", [](Options &o, Text t) { o.prefill = parse_prompt_mode(t); },
          [=](const Options &o) { return name(o.prefill); }},

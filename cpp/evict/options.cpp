@@ -1,28 +1,17 @@
 #include "evict/options.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <sstream>
 
 #include "base/error.h"
+#include "evict/parse.h"
 #include "evict/policy.h"
 #include "evict/registry.h"
 
 namespace a2sf {
 
 namespace {
-
-template <typename T>
-T parse_number(std::string_view text, std::string_view what, const char *expected) {
-    T value{};
-    const char *end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data(), end, value);
-    if (error != std::errc{} || stop != end) {
-        throw OptionError(str(what, ": ", expected, " expected, found \"", text, "\""));
-    }
-    return value;
-}
 
 void check_factor(double factor) {
     if (!(factor >= 0.0 && factor <= 1.0)) {
@@ -105,11 +94,6 @@ size_t resolve_budget(const Amount &budget, size_t n_prompt) {
     return tokens == 0 ? 1 : tokens;
 }
 
-// Rounded down, but not because 29 % has no exact binary form.
-size_t floor_share(double share, size_t n) {
-    return static_cast<size_t>(share * static_cast<double>(n) + 1e-9);
-}
-
 // Pinned positions that begin among the sinks become sinks, so that the others alone cost a search.
 void extend_sinks(EvictionConfig &config) {
     for (const PositionRange &range : config.pinned) {
@@ -117,16 +101,8 @@ void extend_sinks(EvictionConfig &config) {
     }
 }
 
-size_t n_pinned_behind_sinks(const EvictionConfig &config) {
-    size_t n = 0;
-    for (const PositionRange &range : config.pinned) {
-        if (range.first > config.n_sinks) n += range.last - range.first;
-    }
-    return n;
-}
-
 void check_protection(const EvictionConfig &config, size_t n_sinks_asked) {
-    const size_t n_pinned = config.n_sinks - n_sinks_asked + n_pinned_behind_sinks(config);
+    const size_t n_pinned = config.n_sinks - n_sinks_asked + config.n_pinned_behind_sinks();
     const size_t n_protected = n_sinks_asked + n_pinned + config.n_recent;
     if (n_protected <= config.budget) return;
     const std::string pinned = n_pinned > 0 ? str(" + ", n_pinned, " pinned") : "";
@@ -136,6 +112,18 @@ void check_protection(const EvictionConfig &config, size_t n_sinks_asked) {
 }
 
 }  // namespace
+
+size_t floor_share(double share, size_t n) {
+    return static_cast<size_t>(share * static_cast<double>(n) + 1e-9);
+}
+
+size_t EvictionConfig::n_pinned_behind_sinks() const {
+    size_t n = 0;
+    for (const PositionRange &range : pinned) {
+        if (range.first > n_sinks) n += range.last - range.first;
+    }
+    return n;
+}
 
 Amount Amount::parse(std::string_view text, std::string_view what) {
     const char *expected = "a number of tokens or a percentage such as 20%";

@@ -89,7 +89,11 @@ struct EvictionConfig {
     bool evicts() const { return budget != 0; }
     bool compact() const { return positions == Positions::Compact; }
     bool pins_behind_sinks() const { return !pinned.empty() && pinned.back().last > n_sinks; }
+    size_t n_pinned_behind_sinks() const;
 };
+
+// A share of n, rounded down, but not because 29 % has no exact binary form.
+size_t floor_share(double share, size_t n);
 
 // Decides every number for a prompt of n_prompt tokens (used when the budget is a share).
 // Throws OptionError as validate() does, and when the protections exceed the budget.

@@ -70,7 +70,6 @@ size_t Cache::mean_room(size_t capacity, size_t extra) const {
 }
 
 void Cache::reserve(size_t capacity, size_t extra) {
-    if (has_room(capacity, extra)) return;
     const size_t n_bytes = 2 * kv_row_bytes(shape_.type, shape_.head_dim);
     if (capacity > kMostBytes / n_bytes / heads_.size()) {
         throw DeviceError(str("KV cache: room for ", capacity, " tokens wanted in ", heads_.size(),
@@ -81,7 +80,7 @@ void Cache::reserve(size_t capacity, size_t extra) {
     grow(room);
 }
 
-// room: slots of each head, no fewer than it has.
+// room: slots of each head, no fewer than it has. Nothing is done where it has as many.
 void Cache::grow(std::span<const size_t> room) {
     const size_t n_heads = heads_.size(), n_kv_heads = shape_.n_kv_heads;
     const size_t row = kv_row_bytes(shape_.type, shape_.head_dim);
@@ -90,6 +89,7 @@ void Cache::grow(std::span<const size_t> room) {
         first[i + 1] = first[i] + room[i];
         first_in_layer[i] = first[i] - first[i - i % n_kv_heads];
     }
+    if (first == first_) return;
     const size_t capacity = *std::max_element(room.begin(), room.end());
     allocate_scratch(capacity);
     const auto grown_rows = [&](const std::unique_ptr<DeviceMemory> &memory, const char *what) {

@@ -84,17 +84,11 @@ void Cache::load(ByteReader &in, size_t n_tokens) {
         if (n_bytes > in.remaining()) {
             in.fail("slots: at most ", in.remaining(), " bytes of them expected, found ", n_bytes);
         }
-        room[index] = size_t{head.live} + head.n_holes;
-        top = std::max(top, room[index]);
+        const size_t n_slots = size_t{head.live} + head.n_holes;
+        top = std::max(top, n_slots);
+        room[index] = std::max(n_slots, first_[index + 1] - first_[index]);
     }
-    if (config_.allocation.empty()) {
-        reserve(top);
-    } else {
-        for (size_t i = 0; i < room.size(); ++i) {
-            room[i] = std::max(room[i], first_[i + 1] - first_[i]);
-        }
-        grow(room);
-    }
+    grow(room);
     std::vector<std::byte> rows(top * row);
     for (size_t index = 0; index < heads.size(); ++index) {
         heads_[index] = heads[index];
