@@ -76,6 +76,21 @@ def test_another_text_is_another_job(text, tmp_path):
     assert len(read_rows([output])) == 16
 
 
+def test_a_text_that_changed_is_read_again(text, tmp_path):
+    output = tmp_path / "out.jsonl"
+    assert main(command(text, output)) == 0
+    changed = "Ines gives the old key to Paul under the pink island. " * 12
+    text.write_text(changed, encoding="utf-8")
+    assert main(command(text, output)) == 0
+    engine = a2sf.Engine()
+    ids = engine.tokenize(changed, special=False)
+    row = read_rows([output])[-1]
+    options = row["options"]
+    window = ids[options["first"] : options["first"] + 96]
+    full = engine.score(window, eviction=a2sf.Eviction(policy="full"))[31:]
+    assert row["result"]["nll_full"] == pytest.approx(-full.mean(), abs=1e-5)
+
+
 @pytest.mark.parametrize("notes", ["my notes\nand more", "notes", '{"key": "x"}\n', "{\n}"])
 def test_a_file_of_something_else_is_refused_and_left_alone(text, tmp_path, capsys, notes):
     output = tmp_path / "notes.txt"

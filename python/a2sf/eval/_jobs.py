@@ -69,9 +69,14 @@ def _hash_of(path: str, _size: int, _changed: int) -> str:
     return total.hexdigest()
 
 
-@lru_cache(maxsize=16)
 def read_text(path: str) -> str:
-    """Text of a file, UTF-8; what is not becomes U+FFFD."""
+    """Text of a file, UTF-8; what is not becomes U+FFFD. Remembered as `file_hash` is."""
+    state = os.stat(path)
+    return _text_of(os.path.abspath(path), state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _text_of(path: str, _size: int, _changed: int) -> str:
     return Path(path).read_text(encoding="utf-8", errors="replace")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from .._engine import Engine
-from ._jobs import Job
+from ._jobs import Job, Json, file_hash
 from ._kinds import find_kind
 from ._packages import require
 from ._results import Results, Row, make_row
@@ -20,14 +20,19 @@ Executor = Callable[[Sequence[Job]], Iterator[Row]]
 
 def run_job(job: Job) -> Row:
     """Measure one job in this process."""
-    engine = _engine(job.model, json.dumps(job.engine, sort_keys=True))
+    engine = engine_of(job.model, job.engine)
     start = time.perf_counter()
     result = find_kind(job.kind).run(engine, job)
     return make_row(job, result, time.perf_counter() - start)
 
 
+def engine_of(model: str, arguments: dict[str, Json]) -> Engine:
+    """Load a model, or give the one that is loaded if it is the same with the same arguments."""
+    return _engine(model, file_hash(model), json.dumps(arguments, sort_keys=True))
+
+
 @lru_cache(maxsize=1)
-def _engine(model: str, arguments: str) -> Engine:
+def _engine(model: str, _hash: str, arguments: str) -> Engine:
     return Engine(model, progress=False, **json.loads(arguments))
 
 
@@ -61,7 +66,8 @@ def sweep(jobs: Iterable[Job], results: Results, execute: Executor, *, quiet: bo
         Everything that ended before it is in the file.
     """
     wanted = {job.key: job for job in jobs}
-    missing = [job for key, job in wanted.items() if key not in results.done]
+    done = results.done
+    missing = [job for key, job in wanted.items() if key not in done]
     tqdm = require("tqdm", "tqdm").tqdm
     bar = tqdm(
         total=len(wanted),

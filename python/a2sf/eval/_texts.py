@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from .._core import OptionError
 from .._engine import Engine
-from ._arguments import open_engine
-from ._jobs import Json, file_hash, read_text
+from ._arguments import engine_arguments, model_path, open_engine
+from ._jobs import Job, Json, file_hash, read_text
 
 
 def add_text_arguments(
@@ -47,10 +47,10 @@ def text_windows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Jso
     for path in arguments.file:
         if not os.path.isfile(path):
             raise OptionError(f"file: a text expected, found no file {path}")
-    tokenizer = open_engine(arguments).tokenizer
+    engine = open_engine(arguments)
     listed: list[tuple[str, dict[str, Json]]] = []
     for path in arguments.file:
-        n_tokens = len(tokenizer.encode(read_text(path), special=False))
+        n_tokens = len(_ids(engine, read_text(path)))
         if n_tokens < ctx:
             raise OptionError(f"{path}: {ctx} tokens (--ctx) expected, found {n_tokens}")
         last = n_tokens - ctx
@@ -65,9 +65,22 @@ def text_windows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Jso
 def window_of(engine: Engine, path: str, options: dict[str, Json]) -> NDArray[np.int32]:
     """Tokens of a job's window."""
     first = options["first"]
-    return np.array(_ids(engine, path)[first : first + options["ctx"]], dtype=np.int32)
+    return np.array(_ids(engine, read_text(path))[first : first + options["ctx"]], dtype=np.int32)
 
 
 @lru_cache(maxsize=4)
-def _ids(engine: Engine, path: str) -> list[int]:
-    return engine.tokenize(read_text(path), special=False)
+def _ids(engine: Engine, text: str) -> list[int]:
+    return engine.tokenize(text, special=False)
+
+
+def window_job(
+    arguments: argparse.Namespace, kind: str, path: str, options: dict[str, Json]
+) -> Job:
+    """Make a job of a window, whose options are among `options`."""
+    return Job(
+        kind=kind,
+        model=model_path(arguments),
+        options=options,
+        files={"text": os.path.abspath(path)},
+        engine=engine_arguments(arguments),
+    )
