@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,9 +95,9 @@ class Eviction:
     allocation: Sequence[float] | NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "allocation", _shares(self.allocation))
         ranges = tuple(self._native().pinned)
         object.__setattr__(self, "pinned", ranges or None)
-        object.__setattr__(self, "allocation", _shares(self.allocation))
         if self.budget is None and _core.policy_evicts(self.policy):
             object.__setattr__(self, "budget", _core.DEFAULT_BUDGET)
             self._native()
@@ -114,7 +115,7 @@ class Eviction:
             prefill=self.prefill,
             positions=self.positions,
             pinned=self.pinned,
-            allocation=[] if self.allocation is None else list(_shares(self.allocation) or ()),
+            allocation=[] if self.allocation is None else list(self.allocation),
         )
 
     @classmethod
@@ -236,6 +237,23 @@ def native_eviction(eviction: Eviction | None) -> _core.EvictionOptions:
         found = type(eviction).__name__
         raise TypeError(f"eviction: a2sf.Eviction or None expected, found {found}")
     return eviction._native()
+
+
+def fix_budget(eviction: Eviction, n_tokens: int) -> Eviction:
+    """Turn a budget that is a share into floor(share * n_tokens + 0.5) tokens, at least 1.
+
+    The rounding is the engine's own, and that of the authors of A2SF.
+
+    Raises
+    ------
+    OptionError
+        Too few tokens for what the policy protects.
+    """
+    budget = eviction.budget
+    if not isinstance(budget, (str, float)):
+        return eviction
+    share = float(budget.removesuffix("%")) / 100 if isinstance(budget, str) else budget
+    return replace(eviction, budget=max(1, math.floor(share * n_tokens + 0.5)))
 
 
 def pinned_of(eviction: Eviction) -> list[Positions]:

@@ -15,14 +15,13 @@ from ._chat import render
 from ._core import OptionError
 from ._dialogue import special_texts
 from ._engine import Engine
-from ._options import Eviction, KvType, Sampling
+from ._options import Eviction, KvType, Sampling, fix_budget
 from .eval._likelihood import (
     Context,
     Request,
     Writing,
     encode_context,
     encode_pair,
-    fix_budget,
     log_likelihoods,
     write_answers,
 )

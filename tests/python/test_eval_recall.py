@@ -5,9 +5,10 @@ from __future__ import annotations
 import a2sf
 import numpy as np
 import pytest
+from a2sf._options import fix_budget
 from a2sf.eval import read_rows
 from a2sf.eval.__main__ import main
-from a2sf.eval._recall import MEASURES, Recall, compare, fixed_budget, watcher
+from a2sf.eval._recall import MEASURES, Recall, compare, watcher
 from reference.cache import LayerCache
 from reference.decoder import Model, Session
 from reference.policies import PRESETS
@@ -136,9 +137,9 @@ def test_a_map_for_each_eviction_on_one_scale(n_layers):
 
 
 def test_a_share_is_one_of_the_window():
-    assert fixed_budget(a2sf.Eviction(budget="20%"), 1536).budget == 307
-    assert fixed_budget(a2sf.Eviction(budget=0.5), 100).budget == 50
-    assert fixed_budget(a2sf.Eviction(budget=64), 100).budget == 64
+    assert fix_budget(a2sf.Eviction(budget="20%"), 1536).budget == 307
+    assert fix_budget(a2sf.Eviction(budget=0.5), 100).budget == 50
+    assert fix_budget(a2sf.Eviction(budget=64), 100).budget == 64
 
 
 def test_what_was_compared_is_past_the_budget_and_the_worst_head_is_named(tmp_path, capsys):

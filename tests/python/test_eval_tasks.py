@@ -9,6 +9,7 @@ import random
 import a2sf
 import numpy as np
 import pytest
+from a2sf._options import fix_budget
 from a2sf.eval import read_rows
 from a2sf.eval.__main__ import main
 from a2sf.eval._answers import exact_match, token_f1
@@ -19,7 +20,6 @@ from a2sf.eval._likelihood import (
     Request,
     Writing,
     encode_pair,
-    fix_budget,
     log_likelihoods,
     read_contexts,
     write_answers,

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from .. import _core
@@ -16,7 +17,7 @@ from .._hub import bundled_path, local_path
 from .._options import Eviction
 from ._jobs import Json, eviction_json
 from ._results import Row
-from ._run import Executor, run_here
+from ._run import Executor, engine_of, run_here
 
 DEFAULT_POLICIES = "a2sf,h2o,streaming"
 # Options of an eviction that are the same for all policies of a sweep that have them.
@@ -168,7 +169,12 @@ def _accepted(policy: str, given: dict[str, Json]) -> dict[str, Json]:
 
 def model_path(arguments: argparse.Namespace) -> str:
     """Find the model's file, downloading it if it has to be."""
-    return bundled_path() if arguments.model is None else local_path(arguments.model)
+    return bundled_path() if arguments.model is None else _local(arguments.model)
+
+
+@lru_cache(maxsize=8)
+def _local(model: str) -> str:
+    return local_path(model)  # a hub is asked once, not for each job
 
 
 def engine_arguments(arguments: argparse.Namespace) -> dict[str, Json]:
@@ -179,7 +185,7 @@ def engine_arguments(arguments: argparse.Namespace) -> dict[str, Json]:
 
 def open_engine(arguments: argparse.Namespace) -> Engine:
     """Load the model, to look at it before jobs are made."""
-    return Engine(model_path(arguments), progress=False, **engine_arguments(arguments))
+    return engine_of(model_path(arguments), engine_arguments(arguments))
 
 
 def with_full(listed: list[dict[str, Json]]) -> list[dict[str, Json]]:

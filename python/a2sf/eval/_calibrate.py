@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,18 @@ from .._options import Eviction
 from ._arguments import (
     add_run_arguments,
     budget_of,
-    engine_arguments,
     executor_of,
     model_path,
     numbers,
     open_engine,
 )
 from ._jobs import Job, Json, eviction_json
+from ._perplexity import Perplexity
 from ._results import Results, Row
 from ._run import sweep
-from ._sensitivity import Sensitivity, matrix_of, one_head
+from ._sensitivity import head_jobs, matrix_of
 from ._statistics import bootstrap_mean
-from ._texts import add_text_arguments, text_windows
+from ._texts import add_text_arguments, text_windows, window_job
 
 NAME = "calibrate"
 SUMMARY = "find the options that lose least on a text, and write an eviction file"
@@ -75,17 +75,12 @@ class Search:
         wanted = {job.key for job in jobs}
         return [row for row in self.results.rows if row["key"] in wanted]
 
-    def losses(self, options: dict[str, Json]) -> list[float]:
+    def losses(self, tried: dict[str, Json]) -> list[float]:
         """Nats per token lost to the full cache, means of blocks."""
-        eviction = eviction_json(Eviction(**options))
+        eviction = eviction_json(Eviction(**tried))
+        options = {"eviction": {**eviction, "prefill": "token"}}
         jobs = [
-            Job(
-                kind="perplexity",
-                model=model_path(self.given),
-                options={**window, "eviction": {**eviction, "prefill": "token"}},
-                files={"text": str(Path(path).absolute())},
-                engine=engine_arguments(self.given),
-            )
+            window_job(self.given, Perplexity.name, path, {**window, **options})
             for path, window in self.windows
         ]
         rows = self.measure(jobs)
@@ -148,17 +143,10 @@ def _need(search: Search, budget: int | str) -> NDArray[np.float64]:
     number = budget
     if isinstance(number, str):
         number = max(8, int(float(number.removesuffix("%")) * given.ctx / 100))
-    info = open_engine(given).info
+    # Small chunks: what is short is to be short for most queries.
     jobs = [
-        Job(
-            kind=Sensitivity.name,
-            model=model_path(given),
-            options={**window, **one_head(number, layer, head)},
-            files={"text": str(Path(path).absolute())},
-            engine={**engine_arguments(given), "batch": min(64, given.batch)},
-        )
-        for path, window in search.windows[:1]
-        for layer, head in np.ndindex(info.n_layers, info.n_kv_heads)
+        replace(job, engine={**job.engine, "batch": min(64, given.batch)})
+        for job in head_jobs(given, search.windows[:1], number)
     ]
     return matrix_of(search.measure(jobs))
 

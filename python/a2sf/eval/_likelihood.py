@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -121,23 +121,6 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     if not start:
         return first, tuple(tokenizer.encode(continuation, bos=False))
     return first, tuple(encode_start(tokenizer, start + continuation)[len(first) :])
-
-
-def fix_budget(eviction: Eviction, n_tokens: int) -> Eviction:
-    """Turn a budget that is a share into floor(share * n_tokens + 0.5) tokens, at least 1.
-
-    The rounding is the engine's own, and that of the authors of A2SF.
-
-    Raises
-    ------
-    OptionError
-        Too few tokens for what the policy protects.
-    """
-    budget = eviction.budget
-    if not isinstance(budget, (str, float)):
-        return eviction
-    share = float(budget.removesuffix("%")) / 100 if isinstance(budget, str) else budget
-    return replace(eviction, budget=max(1, int(np.floor(share * n_tokens + 0.5))))
 
 
 def read_contexts(

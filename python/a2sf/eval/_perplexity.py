@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,16 +18,14 @@ from ._arguments import (
     budget_number,
     budget_text,
     budgets_of,
-    engine_arguments,
     eviction_name,
     evictions,
-    model_path,
 )
 from ._jobs import Job, Json, eviction_from
 from ._kinds import Table
 from ._results import Row
 from ._statistics import block_means, bootstrap_mean
-from ._texts import add_text_arguments, text_windows, window_of
+from ._texts import add_text_arguments, text_windows, window_job, window_of
 
 BLOCK = 64  # tokens that count as one draw
 
@@ -48,13 +45,7 @@ class Perplexity:
         """One for each text, window and eviction; a share of a window is that of its tokens."""
         listed = evictions(arguments)
         return [
-            Job(
-                kind=self.name,
-                model=model_path(arguments),
-                options={**window, "eviction": eviction},
-                files={"text": os.path.abspath(path)},
-                engine=engine_arguments(arguments),
-            )
+            window_job(arguments, self.name, path, {**window, "eviction": eviction})
             for path, window in text_windows(arguments)
             for eviction in listed
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,22 +11,20 @@ from numpy.typing import NDArray
 
 from .._core import OptionError
 from .._engine import Engine
-from .._options import Eviction
+from .._options import Eviction, fix_budget
 from .._session import Session
 from . import _figures
 from ._arguments import (
     add_eviction_arguments,
     budget_text,
-    engine_arguments,
     eviction_name,
     evictions,
-    model_path,
 )
 from ._jobs import Job, Json, eviction_from
 from ._kinds import Table
 from ._results import Row
 from ._statistics import bootstrap_mean
-from ._texts import add_text_arguments, text_windows, window_of
+from ._texts import add_text_arguments, text_windows, window_job, window_of
 
 N_WORST = 3  # layers and heads that a table names
 MEASURES = ("cosine", "mass", "top")
@@ -60,12 +57,11 @@ class Recall:
             raise OptionError("policy: one that evicts expected, found full, which loses nothing")
         windows = text_windows(arguments)
         return [
-            Job(
-                kind=self.name,
-                model=model_path(arguments),
-                options={**window, "every": arguments.every, "eviction": eviction},
-                files={"text": os.path.abspath(path)},
-                engine=engine_arguments(arguments),
+            window_job(
+                arguments,
+                self.name,
+                path,
+                {**window, "every": arguments.every, "eviction": eviction},
             )
             for path, window in windows
             for eviction in listed
@@ -85,7 +81,7 @@ class Recall:
         """
         options = job.options
         ids = window_of(engine, job.files["text"], options)
-        eviction = fixed_budget(eviction_from(options["eviction"]), len(ids))
+        eviction = fix_budget(eviction_from(options["eviction"]), len(ids))
         ours, full = engine.session(eviction=eviction), engine.session(eviction=watcher(len(ids)))
         found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in MEASURES}
         done, budget = 0, int(eviction.budget or 0)
@@ -178,16 +174,6 @@ def watcher(n_tokens: int) -> Eviction:
     return Eviction(
         policy="a2sf", forgetting_factor=0.0, budget=n_tokens, sinks=0, recent=0, prefill="token"
     )
-
-
-def fixed_budget(eviction: Eviction, n_tokens: int) -> Eviction:
-    """Turn a share into tokens of this text: a session would take it of its first feed."""
-    if not isinstance(eviction.budget, str | float):
-        return eviction
-    options = {name: getattr(eviction, name) for name in Eviction.__slots__}
-    share = eviction.budget
-    number = float(share.removesuffix("%")) / 100 if isinstance(share, str) else share
-    return Eviction(**{**options, "budget": max(1, int(number * n_tokens + 0.5))})
 
 
 def compare(ours: Session, full: Session) -> tuple[NDArray[np.float64], ...]:

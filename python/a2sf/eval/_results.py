@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -160,6 +161,7 @@ def make_row(job: Job, result: dict[str, Json], time_s: float) -> Row:
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of what the result depends on."""
     found = {"a2sf": _core.VERSION, "python": platform.python_version(), "numpy": np.__version__}
@@ -171,6 +173,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def machine() -> dict[str, Json]:
     """Say what the result was made on; no names of hosts or users."""
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,11 +14,11 @@ from .._core import OptionError
 from .._engine import Engine
 from .._options import Eviction
 from . import _figures
-from ._arguments import engine_arguments, model_path, open_engine
+from ._arguments import open_engine
 from ._jobs import Job, Json, eviction_from
 from ._kinds import Table
 from ._results import Row
-from ._texts import add_text_arguments, text_windows, window_of
+from ._texts import add_text_arguments, text_windows, window_job, window_of
 
 EVERY = 4  # tokens from one comparison to the next: neighbours say much the same
 
@@ -42,18 +41,7 @@ class Sensitivity:
             raise OptionError(
                 f"budget: 8 to ctx - 1 = {arguments.ctx - 1} expected, found {arguments.budget}"
             )
-        info = open_engine(arguments).info
-        return [
-            Job(
-                kind=self.name,
-                model=model_path(arguments),
-                options={**window, **one_head(arguments.budget, layer, head)},
-                files={"text": os.path.abspath(path)},
-                engine=engine_arguments(arguments),
-            )
-            for path, window in text_windows(arguments)
-            for layer, head in np.ndindex(info.n_layers, info.n_kv_heads)
-        ]
+        return head_jobs(arguments, text_windows(arguments), arguments.budget)
 
     def run(self, engine: Engine, job: Job) -> dict[str, Json]:
         """Compare predictions with the full cache's.
@@ -106,9 +94,21 @@ class Sensitivity:
         ]
 
 
-def one_head(budget: int, layer: int, head: int) -> dict[str, Json]:
-    """Options of a job, beside its window."""
-    return {"budget": budget, "layer": layer, "head": head, "every": EVERY}
+def head_jobs(
+    arguments: argparse.Namespace, windows: Sequence[tuple[str, dict[str, Json]]], budget: int
+) -> list[Job]:
+    """One for each window, layer and KV head, which has `budget` tokens."""
+    info = open_engine(arguments).info
+    return [
+        window_job(
+            arguments,
+            Sensitivity.name,
+            path,
+            {**window, "budget": budget, "layer": layer, "head": head, "every": EVERY},
+        )
+        for path, window in windows
+        for layer, head in np.ndindex(info.n_layers, info.n_kv_heads)
+    ]
 
 
 def one_short_head(engine: Engine, n_tokens: int, budget: int, layer: int, head: int) -> Eviction:

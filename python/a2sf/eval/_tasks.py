@@ -11,7 +11,7 @@ from typing import Any
 
 from .._core import OptionError
 from .._engine import Engine
-from .._options import Eviction
+from .._options import Eviction, fix_budget
 from .._tokenizer import Tokenizer
 from . import _figures
 from ._answers import exact_match, rouge_l, token_f1
@@ -36,7 +36,6 @@ from ._likelihood import (
     Writing,
     encode_context,
     encode_pair,
-    fix_budget,
     log_likelihoods,
     write_answers,
 )

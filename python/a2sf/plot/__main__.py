@@ -11,7 +11,7 @@ from typing import Any
 from .. import _core
 from .._core import Error, OptionError
 from .._engine import Engine
-from .._options import Eviction
+from .._options import Eviction, fix_budget
 from . import record, text_view
 
 N_STEPS = 64  # looks, unless --every says otherwise
@@ -114,15 +114,11 @@ def _eviction(given: argparse.Namespace, n_tokens: int) -> Eviction:
     options["prefill"] = given.prefill or (PREFILL if evicts else None)
     text = given.budget if given.budget is not None or not evicts else BUDGET
     if text is not None:
-        budget = _amount("budget", text)
-        if isinstance(budget, str):
-            Eviction(policy=given.policy, budget=budget)  # a share that is none
-            share = float(budget.removesuffix("%")) / 100
-            budget = max(1, int(share * n_tokens + 0.5))
-        options["budget"] = budget
+        options["budget"] = _amount("budget", text)
     if given.recent is not None:
         options["recent"] = _amount("recent", given.recent)
-    return Eviction(policy=given.policy, **{k: v for k, v in options.items() if v is not None})
+    given_options = {k: v for k, v in options.items() if v is not None}
+    return fix_budget(Eviction(policy=given.policy, **given_options), n_tokens)
 
 
 def _amount(what: str, text: str) -> int | str:
