@@ -12,7 +12,6 @@ All decode greedily. A time is that of the prompt and the answer together.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -22,7 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from peer_process import die_with_parent
+import peer_engines
+from peer_process import die_with_parent, missing, open_answers
 
 OPENVINO_BLOCK = 32  # tokens; its "start" and "recent" are whole blocks
 WHOLE = 8192  # tokens: no prompt is read in pieces
@@ -239,27 +239,16 @@ ANSWERERS: dict[str, type[A2sfAnswerer] | type[KvpressAnswerer] | type[OpenVinoA
     "kvpress": KvpressAnswerer,
     "OpenVINO": OpenVinoAnswerer,
 }
-# Module to import, and the package that brings it.
-PACKAGES = {
-    "a2sf": ("a2sf", "a2sf"),
-    "kvpress": ("kvpress", "kvpress"),
-    "OpenVINO": ("openvino_genai", "openvino-genai"),
-}
+PACKAGES = {**peer_engines.PACKAGES, "kvpress": ("kvpress", "kvpress")}
 
 
 def work(name: str) -> None:
     """Serve one engine: what to do comes as a line of JSON, a line goes out for each answer."""
     die_with_parent()
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the libraries print is no answer
-
-    def say(**values: object) -> None:
-        print(json.dumps(values), file=answers, flush=True)
-
+    say = open_answers()
     given = json.loads(sys.stdin.readline())
-    module, package = PACKAGES[name]
-    if importlib.util.find_spec(module) is None:
-        say(problem=f"{name} skipped: {package} is not installed for {sys.executable}")
+    if lacks := missing(*PACKAGES[name]):
+        say(problem=f"{name} skipped: {lacks}")
         return
     try:
         engine = ANSWERERS[name](given["model"], given["threads"], given["stop_id"])

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,31 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
 
 
-def work(name: str) -> None:
-    """Serve one engine: settings in, then turns, one line each; one line of answer for each."""
-    die_with_parent()
+def open_answers() -> Callable[..., None]:
+    """Return what writes a line of JSON to standard output, which nothing else then reaches."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the libraries print is no answer
 
     def answer(**values: object) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
+    return answer
+
+
+def missing(module: str, package: str) -> str | None:
+    """Say that a package is not installed; None if it is."""
+    if importlib.util.find_spec(module) is not None:
+        return None
+    return f"{package} is not installed for {sys.executable}"
+
+
+def work(name: str) -> None:
+    """Serve one engine: settings in, then turns, one line each; one line of answer for each."""
+    die_with_parent()
+    answer = open_answers()
     start = json.loads(sys.stdin.readline())
-    module, package = PACKAGES[name]
-    if importlib.util.find_spec(module) is None:
-        answer(missing=f"{package} is not installed for {sys.executable}")
+    if lacks := missing(*PACKAGES[name]):
+        answer(missing=lacks)
         return
     if start["no_amx"]:
         forbid_amx()
