@@ -124,12 +124,13 @@ struct ScoreLane {
     const float *query_weight = nullptr;
 };
 
-// Keys that are stored before RoPE and turned as they are read, each by the angles of its place
-// among the live tokens of its head, oldest first.
+// Keys that are stored before RoPE and turned as they are read, each by the angles of its place.
+// The live tokens of a head have places in a row, oldest first, up to that of the newest query.
 struct KeyTurns {
     RopeStyle style = RopeStyle::Interleaved;
-    Matrix<const float> angles;      // [>= live, n_rot], by place
+    Matrix<const float> angles;      // [> last_place, n_rot], by place
     const int32_t *place = nullptr;  // as KvSlots::at says; null: keys are turned
+    int32_t last_place = 0;          // of the last query
 };
 
 // Attention of m queries over a layer's live slots. A query at position p sees the slots with

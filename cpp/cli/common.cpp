@@ -68,6 +68,8 @@ std::string preset_text(const Policy &policy) {
         add(str("recent ", preset.recent_tokens));
     }
     if (preset.pooling > 1) add(str("pooling ", preset.pooling));
+    if (preset.guard > 0) add(str("guard ", preset.guard));
+    if (preset.division == Division::Auto) add("allocation auto");
     if (preset.prefill != PromptMode::Chunk) add(str("prefill ", name_of(preset.prefill)));
     return text;
 }
@@ -75,7 +77,8 @@ std::string preset_text(const Policy &policy) {
 bool any_eviction_option(const EvictionOptions &options) {
     return options.budget || options.forgetting_factor || options.sinks || options.recent ||
            options.window || options.scope || options.pooling || options.prefill ||
-           options.positions || !options.pinned.empty() || !options.allocation.empty();
+           options.positions || !options.pinned.empty() || !options.allocation.empty() ||
+           options.division || options.guard;
 }
 
 void read_eviction_file(const std::string &path, SharedArguments &shared) {
@@ -148,6 +151,17 @@ OptionGroup cache_group(SharedArguments &shared) {
           "positions that always stay: N for the first N, FIRST-END for those from FIRST to before "
           "END, several as 0-57,100-120",
           "none", [&eviction](std::string_view value) { eviction.pinned = parse_ranges(value); }},
+         {"--allocation", "", "HOW",
+          "of the budget to heads: equal, or auto for more where more is looked up far back, which "
+          "is measured once",
+          "the policy's",
+          [&eviction](std::string_view value) {
+              eviction.division = parse_division(value);
+              eviction.allocation.clear();
+          }},
+         {"--guard", "", "SHARE",
+          "of what a chunk leaves, 0 to 1, kept because its keys are unlike the others",
+          "the policy's", to_number(eviction.guard)},
          {"--kv-type", "", "TYPE", "how K and V are stored: f32, f16, q8_0",
           name_of(SessionOptions().kv_type),
           [&shared](std::string_view value) { shared.kv_type = parse_kv_type(value); }}}};
@@ -301,7 +315,12 @@ std::string describe_cache(const EvictionConfig &config) {
     if (config.pooling > 1) text += str(", pooling ", config.pooling);
     if (config.compact()) text += ", positions compact";
     if (!config.pinned.empty()) text += ", pinned " + to_text(config.pinned);
-    if (!config.allocation.empty()) text += ", divided among heads by an allocation";
+    if (config.division == Division::Auto) {
+        text += ", divided among heads by their need";
+    } else if (!config.allocation.empty()) {
+        text += ", divided among heads by an allocation";
+    }
+    if (config.guard > 0) text += str(", guard ", config.guard);
     return text + str(", prefill ", name_of(config.prefill));
 }
 
@@ -323,7 +342,7 @@ void write_eviction(JsonWriter &json, const EvictionConfig &config) {
     if (!config.evicts()) {
         for (const char *name :
              {"budget", "forgetting_factor", "sinks", "recent", "window", "scope", "pooling",
-              "prefill", "positions", "pinned", "allocation"}) {
+              "prefill", "positions", "pinned", "guard", "division", "allocation"}) {
             json.key(name).null();
         }
         return;
@@ -342,6 +361,8 @@ void write_eviction(JsonWriter &json, const EvictionConfig &config) {
         json.begin_array().value(range.first).value(range.last).end_array();
     }
     json.end_array();
+    json.field("guard", config.guard);
+    json.field("division", name_of(config.division));
     json.key("allocation").begin_array();
     for (const float share : config.allocation) json.value(static_cast<double>(share));
     json.end_array();

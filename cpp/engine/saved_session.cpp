@@ -29,7 +29,7 @@ namespace a2sf {
 namespace {
 
 constexpr std::array<char, 8> kMagic = {'A', '2', 'S', 'F', 's', 'e', 's', 's'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kSampleBytes = 4096;  // of each tensor, at its start and end
 
 // Where a name leads: through symbolic links, so that they stay.
@@ -181,6 +181,8 @@ void visit_options(Options &options, const Visit &visit) {
     visit("prefill", options.prefill);
     visit("positions", options.positions);
     visit("pinned", options.pinned);
+    visit("guard", options.guard);
+    visit("division", options.division);
     visit("allocation", options.allocation);
 }
 
@@ -203,6 +205,9 @@ SessionOptions get_options(ByteReader &in) {
             *e.positions != Positions::Compact) {
             in.fail("positions: original or compact expected, found ",
                     static_cast<int>(*e.positions));
+        }
+        if (e.division && *e.division != Division::Equal && *e.division != Division::Auto) {
+            in.fail("division: equal or auto expected, found ", static_cast<int>(*e.division));
         }
         e.validate();
     } catch (const OptionError &error) {

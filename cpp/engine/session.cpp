@@ -1,10 +1,12 @@
 #include "engine/session.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
 #include "base/error.h"
+#include "engine/head_need.h"
 #include "engine/limits.h"
 #include "model/decoder.h"
 
@@ -35,6 +37,28 @@ void check(const SessionOptions &options, const Model &model) {
 // A chunk longer than the model's context would only be room for nothing.
 size_t chunk_tokens(const SessionOptions &options, const Model &model) {
     return std::min(options.batch, std::max<size_t>(model.config().n_ctx, 1));
+}
+
+// Before anything has to leave all heads may have the same; measuring them can wait until then.
+bool divides(const EvictionConfig &config, size_t n_tokens) {
+    return config.division == Division::Auto && config.allocation.empty() &&
+           n_tokens > config.budget;
+}
+
+// What Division::Auto had come to when the session was saved.
+void load_shares(ByteReader &in, const CacheShape &shape, EvictionConfig &config) {
+    const auto measured = in.get<uint8_t>("shares");
+    if (measured > (config.division == Division::Auto)) {
+        in.fail("shares: none expected, found some");
+    }
+    if (measured == 0) return;
+    config.allocation.resize(shape.n_layers * shape.n_kv_heads);
+    in.get_all(std::span(config.allocation), "shares");
+    for (const float share : config.allocation) {
+        if (!(share > 0.0f && std::isfinite(share))) {
+            in.fail("shares: numbers above 0 expected, found ", share);
+        }
+    }
 }
 
 }  // namespace
@@ -165,10 +189,26 @@ void Session::set_eviction(const EvictionOptions &eviction) {
                                   ", with which the session has read, expected, found ",
                                   name_of(config.positions)));
         }
+        std::vector<float> divided;
+        if (divides(config, n_tokens_)) divided = shares(config, n_tokens_);
         cache.configure(config);
+        if (!divided.empty()) cache.divide(std::move(divided));
         for (size_t layer = 0; layer < cache.shape().n_layers; ++layer) cache.evict(layer);
     }
     options_.eviction = eviction;
+}
+
+// What a head gets of the budget by what the model's heads need. n_tokens: of the text, as far as
+// it is known.
+std::vector<float> Session::shares(const EvictionConfig &config, size_t n_tokens) const {
+    const Config &model = model_->config();
+    const std::vector<float> &need =
+        model_->head_need([&] { return head_need(*model_, *parts_->work->backend); });
+    // No head has a use for more than the context, or the text of which the budget is a share.
+    const bool of_text = options_.eviction.needs_prompt_length();
+    const size_t most_tokens = of_text ? std::min(n_tokens, model.n_ctx) : model.n_ctx;
+    const double most = static_cast<double>(most_tokens) / static_cast<double>(config.budget);
+    return shares_of_need(need, config.scope == Scope::Layer ? model.n_kv_heads : 1, most);
 }
 
 void Session::check_ids(std::span<const int32_t> ids) const {
@@ -191,6 +231,9 @@ void Session::prepare(size_t n_ids) {
     EvictionConfig resolved;
     if (first) resolved = resolve(options_.eviction, n_ids);
     const EvictionConfig &config = first ? resolved : cache.config();
+    std::vector<float> divided;
+    const size_t n_known = std::max(n_tokens_ + n_ids, n_reserved_);
+    if (divides(config, n_known)) divided = shares(config, n_known);
     const size_t n_ctx = model_->config().n_ctx;
     const size_t n_total = n_tokens_ + n_ids;
     if (!config.evicts() && n_total > n_ctx) {
@@ -208,6 +251,7 @@ void Session::prepare(size_t n_ids) {
         cache.configure(config);
         n_prompt_ = n_ids;
     }
+    if (!divided.empty()) cache.divide(std::move(divided));
     // The most slots that can ever be live: the context, or the budget and what enters at once. A
     // prompt interrupted in mode `full`, and a budget that was larger, leave more than the budget.
     size_t chunk = std::min(n_ids, options_.batch);
@@ -326,6 +370,10 @@ void Session::save(ByteWriter &out) const {
     if (n_tokens_ == 0) return;
     out.put<uint8_t>(parts_->has_logits);
     out.put_all(logits());
+    const EvictionConfig &config = cache().config();
+    const bool measured = config.division == Division::Auto && !config.allocation.empty();
+    out.put<uint8_t>(measured);
+    if (measured) out.put_all(std::span(config.allocation));
     parts_->cache.save(out);
 }
 
@@ -345,7 +393,9 @@ void Session::load(ByteReader &in) {
         const auto has_logits = in.get<uint8_t>("logits");
         if (has_logits > 1) in.fail("logits: 0 or 1 expected, found ", int{has_logits});
         if (has_logits == 1) in.get_all(parts_->logits.span(), "logits");
-        parts_->cache.configure(resolve(options_.eviction, static_cast<size_t>(n_prompt)));
+        EvictionConfig config = resolve(options_.eviction, static_cast<size_t>(n_prompt));
+        load_shares(in, parts_->cache.shape(), config);
+        parts_->cache.configure(config);
         parts_->cache.load(in, static_cast<size_t>(n_tokens));
         parts_->has_logits = has_logits == 1;
         n_tokens_ = static_cast<size_t>(n_tokens);

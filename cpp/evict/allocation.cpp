@@ -1,6 +1,7 @@
 #include "evict/allocation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "base/error.h"
@@ -78,6 +79,36 @@ std::vector<HeadBudget> head_budgets(const EvictionConfig &config, size_t n_head
     for (size_t i = 0; left > 0; i = (i + 1) % n_heads, --left) ++result[by_rest[i]].budget;
     for (HeadBudget &head : result) head.n_recent = recent_of(config, head.budget);
     return result;
+}
+
+std::vector<float> shares_of_need(std::span<const float> need, size_t group, double most) {
+    const size_t n_heads = need.size();
+    std::vector<double> wanted(n_heads);
+    for (size_t i = 0; i < n_heads; ++i) {
+        wanted[i] = std::isfinite(need[i]) ? static_cast<double>(need[i]) : 0.0;
+    }
+    for (size_t i = 0; i < n_heads; i += group) {
+        const auto first = wanted.begin() + static_cast<std::ptrdiff_t>(i);
+        const auto last = first + static_cast<std::ptrdiff_t>(group);
+        std::fill(first, last, std::accumulate(first, last, 0.0) / static_cast<double>(group));
+    }
+    std::vector<float> share(n_heads, 1.0f);
+    const double largest = *std::max_element(wanted.begin(), wanted.end());
+    most = std::min(most, kMostShare);
+    if (!(largest > 0) || most <= 1) return share;
+    const auto clipped = [&](size_t i, double scale) {
+        return std::clamp(wanted[i] / largest * scale, kLeastShare, most);
+    };
+    // The scale at which the mean is 1, by halves.
+    double low = 0, high = static_cast<double>(n_heads) * most / kLeastShare;
+    for (int i = 0; i < 64; ++i) {
+        const double middle = low + (high - low) / 2;
+        double total = 0;
+        for (size_t head = 0; head < n_heads; ++head) total += clipped(head, middle);
+        (total > static_cast<double>(n_heads) ? high : low) = middle;
+    }
+    for (size_t i = 0; i < n_heads; ++i) share[i] = static_cast<float>(clipped(i, low));
+    return share;
 }
 
 }  // namespace a2sf

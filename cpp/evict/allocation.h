@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 #include "evict/options.h"
@@ -22,5 +23,13 @@ void check_n_shares(const std::vector<float> &allocation, size_t n_heads);
 // the budget itself does. Without an allocation all are the same. Throws as check_n_shares()
 // does.
 std::vector<HeadBudget> head_budgets(const EvictionConfig &config, size_t n_heads);
+
+// Shares for Division::Auto from what heads need, both [n_heads]: in proportion to the
+// need, none below kLeastShare of the mean or above kMostShare, or above `most` where that is less.
+// group: so many heads in a row get what they need in the mean, for those that hold the same
+// tokens. All the same where nothing is needed.
+constexpr double kLeastShare = 0.3;
+constexpr double kMostShare = 4.5;
+std::vector<float> shares_of_need(std::span<const float> need, size_t group, double most);
 
 }  // namespace a2sf

@@ -41,6 +41,24 @@ std::string shortest(auto value) {
     return std::string(text.data(), error == std::errc{} ? end : text.data());
 }
 
+// "auto", "equal", or shares.
+void read_allocation(EvictionOptions &options, std::string_view text) {
+    if (text == name_of(Division::Auto) || text == name_of(Division::Equal)) {
+        options.division = parse_division(text);
+    } else {
+        options.allocation = numbers(text, "allocation");
+    }
+}
+
+std::string allocation_text(const EvictionOptions &options) {
+    std::string text = options.division ? name_of(*options.division) : "";
+    for (const float share : options.allocation) {
+        if (!text.empty()) text += ' ';
+        text += shortest(share);
+    }
+    return text;
+}
+
 const std::vector<Field> &fields() {
     using Options = EvictionOptions;
     using Text = std::string_view;
@@ -84,15 +102,9 @@ const std::vector<Field> &fields() {
          [=](const Options &o) { return name(o.positions); }},
         {"pinned", [](Options &o, Text t) { o.pinned = parse_ranges(t); },
          [](const Options &o) { return to_text(o.pinned); }},
-        {"allocation", [](Options &o, Text t) { o.allocation = numbers(t, "allocation"); },
-         [](const Options &o) {
-             std::string text;
-             for (const float share : o.allocation) {
-                 if (!text.empty()) text += ' ';
-                 text += shortest(share);
-             }
-             return text;
-         }},
+        {"guard", [](Options &o, Text t) { o.guard = parse_number<double>(t, "guard", kNumber); },
+         [](const Options &o) { return o.guard ? shortest(*o.guard) : std::string(); }},
+        {"allocation", &read_allocation, &allocation_text},
     };
     return list;
 }

@@ -57,7 +57,8 @@ void check_unused(const EvictionOptions &options, const Policy &policy) {
         refuse(options.positions.has_value(), "positions", reason);
         refuse(options.pooling.has_value(), "pooling", reason);
         refuse(!options.pinned.empty(), "pinned", reason);
-        refuse(!options.allocation.empty(), "allocation", reason);
+        refuse(options.guard.has_value(), "guard", reason);
+        refuse(!options.allocation.empty() || options.division, "allocation", reason);
     }
     const char *unscored = "which accumulates no attention score";
     refuse(options.forgetting_factor && policy.n_lanes() == 0, "forgetting_factor", unscored);
@@ -68,12 +69,17 @@ void check_unused(const EvictionOptions &options, const Policy &policy) {
     refuse(options.recent && policy.evicts() && !ranked, "recent", by_age);
     refuse(options.forgetting_factor && policy.uses_window(), "forgetting_factor",
            "which weighs queries by its window");
+    refuse(options.guard && policy.evicts() && policy.n_lanes() == 0, "guard", unscored);
     refuse(options.window && !policy.uses_window(), "window", "which has no observation window");
 }
 
-// Heads that hold different numbers of tokens cannot hold the same ones, and have no common places.
+// Heads that hold different numbers of tokens cannot hold the same ones.
 void check_allocation(const EvictionOptions &options) {
     if (options.allocation.empty()) return;
+    if (options.division) {
+        throw OptionError(
+            str("allocation: shares or ", name_of(*options.division), " expected, found both"));
+    }
     for (const float share : options.allocation) {
         if (!(share > 0.0f && std::isfinite(share))) {
             throw OptionError(str("allocation: shares above 0 expected, found ", share));
@@ -81,9 +87,6 @@ void check_allocation(const EvictionOptions &options) {
     }
     if (options.scope == Scope::Layer) {
         throw OptionError("allocation: scope head expected, found layer");
-    }
-    if (options.positions == Positions::Compact) {
-        throw OptionError("allocation: positions original expected, found compact");
     }
 }
 
@@ -151,6 +154,9 @@ void EvictionOptions::validate() const {
     check_tokens(pooling, "pooling");
     ordered_ranges(pinned);
     check_allocation(*this);
+    if (guard && !(*guard >= 0.0 && *guard <= 1.0)) {
+        throw OptionError(str("guard: a share from 0 to 1 expected, found ", *guard));
+    }
     if (forgetting_factor) check_factor(*forgetting_factor);
     if (budget && (budget->tokens == size_t{0} || budget->share == 0.0)) {
         throw OptionError("budget: at least 1 token expected, found 0");
@@ -186,7 +192,10 @@ EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt) {
     config.prefill = options.prefill.value_or(preset.prefill);
     config.positions = options.positions.value_or(Positions::Original);
     config.pinned = ordered_ranges(options.pinned);
+    config.guard = options.guard.value_or(preset.guard);
+    config.division = options.division.value_or(preset.division);
     config.allocation = options.allocation;
+    if (!config.allocation.empty()) config.division = Division::Equal;
     const size_t n_sinks_asked = config.n_sinks;
     extend_sinks(config);
     check_protection(config, n_sinks_asked);
@@ -259,6 +268,17 @@ const char *name_of(Scope scope) {
 
 const char *name_of(Positions positions) {
     return positions == Positions::Original ? "original" : "compact";
+}
+
+const char *name_of(Division division) {
+    return division == Division::Equal ? "equal" : "auto";
+}
+
+Division parse_division(std::string_view text) {
+    for (Division division : {Division::Equal, Division::Auto}) {
+        if (text == name_of(division)) return division;
+    }
+    throw OptionError(str("allocation: auto or equal expected, found \"", text, "\""));
 }
 
 Positions parse_positions(std::string_view text) {

@@ -22,6 +22,10 @@ enum class Scope { Head, Layer };
 // was trained on.
 enum class Positions { Original, Compact };
 
+// How the budget is divided among heads where nobody gives shares: the same for all, or by what
+// each head of the model was measured to need (engine/head_need.h).
+enum class Division { Equal, Auto };
+
 // A number of tokens, or a share of something ("25%"): the budget's of the prompt, recent's of the
 // budget. Exactly one of the two is set.
 struct Amount {
@@ -58,6 +62,10 @@ struct EvictionOptions {
     std::optional<PromptMode> prefill;
     std::optional<Positions> positions;
     std::vector<PositionRange> pinned;  // never evicted; any order, may overlap
+    // Of the slots that the eviction of a prompt's chunk leaves, beside the protected ones, the
+    // share that goes to the keys least like the others, whatever attention says of them.
+    std::optional<double> guard;
+    std::optional<Division> division;  // not beside an allocation
     // What each KV head of each layer gets of the budget, relative to the others: [n_layers,
     // n_kv_heads]; empty for the same in all. The mean over heads is the budget.
     std::vector<float> allocation;
@@ -84,7 +92,10 @@ struct EvictionConfig {
     PromptMode prefill = PromptMode::Chunk;
     Positions positions = Positions::Original;
     std::vector<PositionRange> pinned;  // as ordered_ranges() gives them
-    std::vector<float> allocation;      // as in EvictionOptions
+    double guard = 0;
+    Division division = Division::Equal;
+    // As in EvictionOptions, with Division::Auto once the session has measured the heads.
+    std::vector<float> allocation;
 
     bool evicts() const { return budget != 0; }
     bool compact() const { return positions == Positions::Compact; }
@@ -111,8 +122,10 @@ std::string to_text(const std::vector<PositionRange> &ranges);
 const char *name_of(PromptMode mode);
 const char *name_of(Scope scope);
 const char *name_of(Positions positions);
+const char *name_of(Division division);
 PromptMode parse_prompt_mode(std::string_view text);  // OptionError lists the known ones
 Scope parse_scope(std::string_view text);
 Positions parse_positions(std::string_view text);
+Division parse_division(std::string_view text);
 
 }  // namespace a2sf

@@ -25,6 +25,8 @@ struct Preset {
     size_t window = 0;
     size_t pooling = 1;
     PromptMode prefill = PromptMode::Chunk;
+    double guard = 0;
+    Division division = Division::Equal;
 };
 
 // One head's live tokens, oldest first. All spans have the same length; similarity is the cosine

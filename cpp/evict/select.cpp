@@ -3,20 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 namespace a2sf {
 
 namespace {
-
-// Every head's row becomes the sum of all rows. Heads hold the same tokens, so indices agree.
-void share_ranks(size_t n_heads, size_t live, Matrix<float> rank) {
-    float *total = rank.row(0);
-    for (size_t h = 1; h < n_heads; ++h) {
-        const float *own = rank.row(h);
-        for (size_t i = 0; i < live; ++i) total[i] += own[i];
-    }
-    for (size_t h = 1; h < n_heads; ++h) std::copy(total, total + live, rank.row(h));
-}
 
 // A number that orders tokens as they go: by rank, not-a-number first, then by age.
 uint64_t key_of(float rank, size_t index) {
@@ -42,6 +33,29 @@ void each_candidate(const EvictionConfig &config, size_t n_recent, std::span<con
 
 }  // namespace
 
+void share_rows(size_t n_heads, size_t live, Matrix<float> rows) {
+    float *total = rows.row(0);
+    for (size_t h = 1; h < n_heads; ++h) {
+        const float *own = rows.row(h);
+        for (size_t i = 0; i < live; ++i) total[i] += own[i];
+    }
+    for (size_t h = 1; h < n_heads; ++h) std::copy(total, total + live, rows.row(h));
+}
+
+void guard_ranks(const EvictionConfig &config, size_t n_recent, const HeadView &head,
+                 size_t n_victims, float *rank, std::span<uint64_t> scratch) {
+    size_t n = 0;
+    each_candidate(config, n_recent, head.pos,
+                   [&](size_t i) { scratch[n++] = key_of(-head.similarity[i], i); });
+    const size_t n_guarded = floor_share(config.guard, n - n_victims);
+    if (n_guarded == 0) return;
+    const auto first = scratch.begin() + static_cast<std::ptrdiff_t>(n - n_guarded);
+    std::nth_element(scratch.begin(), first, scratch.begin() + static_cast<std::ptrdiff_t>(n));
+    for (const uint64_t key : scratch.subspan(n - n_guarded, n_guarded)) {
+        rank[static_cast<uint32_t>(key)] = std::numeric_limits<float>::infinity();
+    }
+}
+
 void pool_maximum(size_t pooling, std::span<const int32_t> pos, const float *from, float *to) {
     const int32_t reach = static_cast<int32_t>(pooling / 2);
     size_t first = 0;
@@ -56,7 +70,7 @@ void pool_maximum(size_t pooling, std::span<const int32_t> pos, const float *fro
 void spread_ranks(const EvictionConfig &config, const Policy &policy,
                   std::span<const HeadView> heads, Matrix<float> rank, std::span<float> scratch) {
     if (policy.spreads_itself()) return;
-    if (config.scope == Scope::Layer) share_ranks(heads.size(), heads[0].pos.size(), rank);
+    if (config.scope == Scope::Layer) share_rows(heads.size(), heads[0].pos.size(), rank);
     if (config.pooling <= 1) return;
     for (size_t h = 0; h < heads.size(); ++h) {
         const size_t live = heads[h].pos.size();

@@ -41,6 +41,26 @@ void Cache::configure(const EvictionConfig &config) {
     head_budgets_ = std::move(budgets);
 }
 
+void Cache::divide(std::vector<float> allocation) {
+    EvictionConfig config = config_;
+    config.allocation = std::move(allocation);
+    configure(config);
+    std::vector<size_t> room(heads_.size());
+    for (size_t layer = 0; layer < shape_.n_layers; ++layer) {
+        evict(layer);
+        for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+            const size_t index = head_index(layer, head);
+            if (heads_[index].n_holes > 0) close_holes(layer, head);
+            room[index] = std::min(first_[index + 1] - first_[index], head_budgets_[index].budget);
+        }
+    }
+    try {
+        grow(room);
+    } catch (const DeviceError &) {
+        // No memory to move to: the room that is too much stays.
+    }
+}
+
 size_t Cache::most_budget() const {
     size_t most = 0;
     for (const HeadBudget &head : head_budgets_) most = std::max(most, head.budget);
@@ -80,7 +100,7 @@ void Cache::reserve(size_t capacity, size_t extra) {
     grow(room);
 }
 
-// room: slots of each head, no fewer than it has. Nothing is done where it has as many.
+// room: slots of each head, no fewer than are in use. Nothing is done where it has as many.
 void Cache::grow(std::span<const size_t> room) {
     const size_t n_heads = heads_.size(), n_kv_heads = shape_.n_kv_heads;
     const size_t row = kv_row_bytes(shape_.type, shape_.head_dim);
@@ -105,7 +125,7 @@ void Cache::grow(std::span<const size_t> room) {
     const auto grown = [&]<typename T>(const Buffer<T> &buffer, const char *what) {
         Buffer<T> larger(first[n_heads], what);
         for (size_t i = 0; i < n_heads; ++i) {
-            std::copy_n(buffer.data() + first_[i], first_[i + 1] - first_[i],
+            std::copy_n(buffer.data() + first_[i], std::min(first_[i + 1] - first_[i], room[i]),
                         larger.data() + first[i]);
         }
         return larger;
@@ -120,7 +140,8 @@ void Cache::grow(std::span<const size_t> room) {
         const size_t layer = i / n_kv_heads, begin = first[layer * n_kv_heads];
         const size_t n = first[(layer + 1) * n_kv_heads] - begin;
         for (size_t lane = 0; lane < n_lanes(); ++lane) {
-            std::copy_n(score_row(layer, lane, i % n_kv_heads), first_[i + 1] - first_[i],
+            std::copy_n(score_row(layer, lane, i % n_kv_heads),
+                        std::min(first_[i + 1] - first_[i], room[i]),
                         scores.data() + n_lanes() * begin + lane * n + first_in_layer[i]);
         }
     }
@@ -268,7 +289,9 @@ void Cache::bind_places(size_t layer, AttentionArgs &args) {
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         const uint32_t *order = order_.data() + slot_index(layer, head);
         int32_t *place = place_.data() + first_in_layer_[head_index(layer, head)];
-        for (uint32_t i = 0; i < live_[head]; ++i) place[order[i]] = static_cast<int32_t>(i);
+        const int32_t first = args.turns.last_place + 1 - static_cast<int32_t>(live_[head]);
+        for (uint32_t i = 0; i < live_[head]; ++i)
+            place[order[i]] = first + static_cast<int32_t>(i);
     }
     args.turns.place = place_.data();
 }
@@ -284,10 +307,14 @@ void Cache::evict(size_t layer) {
     if (most_over == 0) return;
     if (most_over == 1 && evict_one_each(layer)) return;
 
-    gather_views(layer);
+    // Attention has had no time to tell what of a chunk will be looked for again; a token that
+    // leaves alone has been read before.
+    const bool guarded = config_.guard > 0 && config_.prefill == PromptMode::Chunk && most_over > 1;
+    gather_views(layer, guarded || config_.policy->needs_similarity());
     const Matrix<float> rank(rank_.data(), n_heads, capacity_);
     config_.policy->rank(config_, views_, rank);
     spread_ranks(config_, *config_.policy, views_, rank, rank_scratch_.span());
+    if (guarded) guard(layer, rank);
     for (size_t head = 0; head < n_heads; ++head) {
         const size_t most = budget(layer, head);
         n_evicted_ += std::max(live(layer, head), most) - most;
@@ -299,6 +326,19 @@ void Cache::evict(size_t layer) {
         select_victims(config_, n_recent(layer, head), views_[head].pos, {rank.row(head), n_live},
                        victims, {keys_.data() + head * capacity_, capacity_});
         remove(layer, head, victims);
+    });
+}
+
+void Cache::guard(size_t layer, Matrix<float> rank) {
+    const size_t n_heads = shape_.n_kv_heads;
+    if (config_.scope == Scope::Layer) {
+        share_rows(n_heads, live(layer, 0), {aged_similarity_.data(), n_heads, capacity_});
+    }
+    backend_.each(n_heads, [&](size_t head) {
+        const size_t n_live = live(layer, head), most = budget(layer, head);
+        if (n_live <= most) return;
+        guard_ranks(config_, n_recent(layer, head), views_[head], n_live - most, rank.row(head),
+                    {keys_.data() + head * capacity_, capacity_});
     });
 }
 
@@ -364,8 +404,7 @@ void Cache::remove_pos(size_t layer, size_t head, int32_t pos) {
     --state.live;
 }
 
-void Cache::gather_views(size_t layer) {
-    const bool similar = config_.policy->needs_similarity();
+void Cache::gather_views(size_t layer, bool similar) {
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         live_[head] = heads_[head_index(layer, head)].live;
     }

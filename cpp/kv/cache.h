@@ -36,6 +36,11 @@ class Cache {
     // OptionError for an allocation that is not one of this cache's heads.
     void configure(const EvictionConfig &config);
     const EvictionConfig &config() const { return config_; }
+
+    // Shares for Division::Auto, [n_layers * n_kv_heads]: what is over a head's new budget leaves
+    // at once, and so does the room for it.
+    void divide(std::vector<float> allocation);
+
     // What a head may hold after a step; 0 without eviction.
     size_t budget(size_t layer, size_t head) const {
         return head_budgets_[head_index(layer, head)].budget;
@@ -73,13 +78,13 @@ class Cache {
     // scores of zero. Returns the slots, [n_kv_heads, m], valid until the next call.
     std::span<const uint32_t> append(size_t layer, int32_t first_pos, size_t m);
 
-    // Fills in the cache's part of an attention over m new queries: slots, positions, score lanes.
-    // Valid until the next call.
+    // Fills in the cache's part of an attention over m new queries: slots, positions, score lanes;
+    // places too if args.turns says where the last query is. Valid until the next call.
     void bind_attention(size_t layer, size_t m, AttentionArgs &args);
 
-    // Tokens of a head that the next ones come after, for Positions::Compact: the same in every
-    // head of a layer.
-    size_t place() const { return heads_[0].live; }
+    // Where RoPE sees the next token, for Positions::Compact: behind the tokens of the head that
+    // has most. Those of other heads stand before it as closely.
+    size_t place() const { return most_live(); }
 
     KvSlots slots(size_t layer) const;
 
@@ -114,10 +119,11 @@ class Cache {
     void close_holes(size_t layer, size_t head);
     void move_slot(size_t layer, size_t head, uint32_t from, uint32_t to);
     void bind_places(size_t layer, AttentionArgs &args);
+    void guard(size_t layer, Matrix<float> rank);
     bool evict_one_each(size_t layer);
     uint32_t *find_pos(size_t layer, size_t head, size_t pos);
     void remove_pos(size_t layer, size_t head, int32_t pos);
-    void gather_views(size_t layer);
+    void gather_views(size_t layer, bool similar);
     void allocate_scratch(size_t capacity);
     size_t layer_index(size_t layer) const { return first_[layer * shape_.n_kv_heads]; }
     size_t slot_index(size_t layer, size_t head) const { return first_[head_index(layer, head)]; }

@@ -21,16 +21,17 @@ struct Chunk {
 };
 
 // q [m, n_heads * head_dim], k and v [m, n_kv_heads * head_dim], q rotated, k too unless the cache
-// is compact: then `turns` says how keys are turned when they are read. out like q.
+// is compact: then `turns` says how keys are turned when they are read, and place [m] where RoPE
+// has seen the queries. out like q.
 void attend(Backend &backend, const Config &config, size_t layer, const Chunk &chunk,
             Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, Cache &cache,
-            const KeyTurns &turns, Matrix<float> out);
+            const KeyTurns &turns, const int32_t *place, Matrix<float> out);
 
 // The same for independent tokens: caches[i] is token i's. Keys are rotated where its cache is not
 // compact. args [m] is scratch.
 void attend_each(Backend &backend, const Config &config, size_t layer, const Chunk &chunk,
                  Matrix<const float> q, Matrix<const float> k, Matrix<const float> v,
-                 std::span<Cache *const> caches, const KeyTurns &turns,
+                 std::span<Cache *const> caches, const KeyTurns &turns, const int32_t *place,
                  std::span<AttentionArgs> args, Matrix<float> out);
 
 }  // namespace a2sf

@@ -38,7 +38,8 @@ void Decoder::forward(const Chunk &chunk, std::span<Cache *const> caches,
 }
 
 // A compact cache turns queries by their place behind the live tokens, which evictions between the
-// steps of PromptMode::Token hold at the budget, and keys by theirs when they are read.
+// steps of PromptMode::Token hold at the budget, and keys by theirs when they are read. Where heads
+// have budgets of their own, queries stand behind the largest.
 void Decoder::set_angles(const Rope &rope, const Chunk &chunk, std::span<Cache *const> caches,
                          Angles &angles) {
     const size_t m = chunk.size(), n_rot = 2 * rope.frequency.size();
@@ -50,7 +51,7 @@ void Decoder::set_angles(const Rope &rope, const Chunk &chunk, std::span<Cache *
         if (!eviction.compact()) continue;
         const size_t place = cache.place() + (chunk.independent ? 0 : i);
         const bool each = eviction.prefill == PromptMode::Token;
-        rope_pos_[i] = static_cast<int32_t>(each ? std::min(place, eviction.budget) : place);
+        rope_pos_[i] = static_cast<int32_t>(each ? std::min(place, cache.most_budget()) : place);
         n_places = std::max(n_places, cache.capacity());
     }
     const std::span<const int32_t> at(rope_pos_.data(), m);
@@ -86,10 +87,13 @@ void Decoder::attention_block(size_t layer, const Chunk &chunk, std::span<Cache 
     }
     const KeyTurns turns = rotate(layer, caches, q, k);
     if (independent) {
-        attend_each(backend_, config, layer, chunk, q, k, v, caches, turns, args_, attended);
+        attend_each(backend_, config, layer, chunk, q, k, v, caches, turns, rope_pos_.data(), args_,
+                    attended);
     } else {
-        attend(backend_, config, layer, chunk, q, k, v, *caches[0], turns, attended);
+        attend(backend_, config, layer, chunk, q, k, v, *caches[0], turns, rope_pos_.data(),
+               attended);
     }
+    if (observer_ != nullptr) observer_->attended(layer, chunk, q, k, v, attended, x);
 
     Input mixed = last_rows(attended, rest.rows);
     mixed.independent = independent;

@@ -15,6 +15,16 @@
 
 namespace a2sf {
 
+// Sees what a layer's attention read and gave. q, k, v and out as attend() has them, m rows; x
+// [m, dim], the residual stream that what becomes of `out` is added to.
+class AttentionObserver {
+  public:
+    virtual ~AttentionObserver() = default;
+    virtual void attended(size_t layer, const Chunk &chunk, Matrix<const float> q,
+                          Matrix<const float> k, Matrix<const float> v, Matrix<const float> out,
+                          Matrix<const float> x) = 0;
+};
+
 class Decoder {
   public:
     // batch: the most tokens per chunk.
@@ -26,6 +36,10 @@ class Decoder {
     // caches half-way.
     void forward(const Chunk &chunk, std::span<Cache *const> caches,
                  const std::function<bool()> &proceed);
+
+    // Shown every layer's attention from here on, until it is given null. Not of independent
+    // tokens.
+    void observe(AttentionObserver *observer) { observer_ = observer; }
 
     // Logits of tokens [first, first + n) of the last chunk, n <= logit_rows(). independent: the
     // chunk's tokens were of several texts. to [n, n_vocab], host memory.
@@ -69,6 +83,7 @@ class Decoder {
     std::unique_ptr<DeviceMemory> logits_;  // [logit_rows, n_vocab]
     Buffer<int32_t> rope_pos_;              // [batch], where RoPE sees the chunk's tokens
     std::vector<AttentionArgs> args_;       // [batch], of independent tokens
+    AttentionObserver *observer_ = nullptr;
 };
 
 }  // namespace a2sf

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -44,6 +46,9 @@ class Model {
     const Weight &output() const { return output_; }        // [n_vocab, dim]; the embedding if tied
     const float *output_norm() const { return output_norm_; }
 
+    // What `measure` gives, called once for all sessions; [n_layers * n_kv_heads].
+    const std::vector<float> &head_need(const std::function<std::vector<float>()> &measure) const;
+
     size_t n_params() const;
     size_t n_weight_bytes() const;
     size_t bytes_per_token() const;        // weight bytes that decoding one token reads
@@ -60,6 +65,8 @@ class Model {
     Weight embedding_;
     Weight output_;
     const float *output_norm_ = nullptr;
+    mutable std::mutex need_mutex_;
+    mutable std::vector<float> need_;
     std::vector<std::unique_ptr<DeviceMemory>> memory_;  // what the pointers above point into
 };
 

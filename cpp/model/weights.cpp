@@ -139,6 +139,13 @@ std::shared_ptr<const Model> Model::load(const std::string &path, const BackendE
     return model;
 }
 
+const std::vector<float> &Model::head_need(
+    const std::function<std::vector<float>()> &measure) const {
+    const std::lock_guard lock(need_mutex_);
+    if (need_.empty()) need_ = measure();
+    return need_;
+}
+
 size_t Model::n_params() const {
     size_t total = 0;
     for (const TensorInfo &tensor : file_.tensors()) total += tensor.n_elements();

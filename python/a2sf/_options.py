@@ -62,10 +62,18 @@ class Eviction:
     pinned : int, range, pair (first, end) of int, list or tuple of such, or None
         Positions of the text that are never evicted, whatever the policy: the first n, or those
         from first to before end. They count in the budget. Kept as ordered pairs.
-    allocation : sequence of float or array, [n_layers * n_kv_heads], or None
+    allocation : {"auto", "equal"}, sequence of float or array [n_layers * n_kv_heads], or None
         What each KV head gets of the budget relative to the others, layer by layer; the mean over
         heads stays the budget, and so does the memory. No head gets less than what is protected in
-        it. `a2sf-eval calibrate` finds one. None is the same for all. Kept as float32 values.
+        it. "auto" measures once per loaded model, when something is first evicted, how much each
+        head looks up far back (as long as reading 512 tokens takes), and gives more to those that
+        do; "equal" is the same for all; `a2sf-eval calibrate` finds shares on a text. Preset
+        "auto". Shares are kept as float32 values.
+    guard : float or None
+        When a chunk of a prompt has been read (prefill "chunk"), this share of what stays beside
+        the protected tokens goes to the keys least like the others (KeyDiff, arXiv 2504.15364),
+        whatever attention says of them: it cannot know yet what will be looked for. 0 to 1.
+        Preset 0.25.
 
     Raises
     ------
@@ -92,7 +100,8 @@ class Eviction:
     prefill: Literal["token", "chunk", "full"] | None = None
     positions: Literal["original", "compact"] | None = None
     pinned: Pinned = None
-    allocation: Sequence[float] | NDArray[np.floating] | None = None
+    allocation: str | Sequence[float] | NDArray[np.floating] | None = None
+    guard: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "allocation", _shares(self.allocation))
@@ -115,7 +124,9 @@ class Eviction:
             prefill=self.prefill,
             positions=self.positions,
             pinned=self.pinned,
-            allocation=[] if self.allocation is None else list(self.allocation),
+            guard=self.guard,
+            division=self.allocation if isinstance(self.allocation, str) else None,
+            allocation=_list_of(self.allocation),
         )
 
     @classmethod
@@ -160,9 +171,15 @@ class Eviction:
             raise _core.Error(f"{path}: a file to write expected, found: {error}") from error
 
 
-def _shares(allocation: Sequence[float] | NDArray[np.floating] | None) -> tuple[float, ...] | None:
-    if allocation is None:
-        return None
+def _list_of(allocation: str | Sequence[float] | NDArray[np.floating] | None) -> list[float]:
+    return [] if allocation is None or isinstance(allocation, str) else list(allocation)
+
+
+def _shares(
+    allocation: str | Sequence[float] | NDArray[np.floating] | None,
+) -> str | tuple[float, ...] | None:
+    if allocation is None or isinstance(allocation, str):
+        return allocation
     array = np.asarray(allocation)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"allocation: numbers expected, found {array.dtype}")

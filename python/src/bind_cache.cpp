@@ -31,19 +31,31 @@ Array1<float> scores(const PyCache &self, nb::handle layer, nb::handle head) {
     return to_array<float>(cache.scores(to_layer(cache, layer), to_head(cache, head)));
 }
 
-Array2<int32_t> live(const PyCache &self) {
-    const Lease lease(*self.shared);
-    const Cache &cache = self.shared->session.cache();
+// What `get` says of each layer and head.
+template <typename Get>
+Array2<int32_t> by_head(const Cache &cache, const Get &get) {
     const size_t n_layers = cache.shape().n_layers;
     const size_t n_heads = cache.shape().n_kv_heads;
     int32_t *data = new int32_t[n_layers * n_heads];
     nb::capsule owner(data, [](void *p) noexcept { delete[] static_cast<int32_t *>(p); });
     for (size_t layer = 0; layer < n_layers; ++layer) {
         for (size_t head = 0; head < n_heads; ++head) {
-            data[layer * n_heads + head] = static_cast<int32_t>(cache.live(layer, head));
+            data[layer * n_heads + head] = static_cast<int32_t>(get(layer, head));
         }
     }
     return Array2<int32_t>(data, {n_layers, n_heads}, owner);
+}
+
+Array2<int32_t> live(const PyCache &self) {
+    const Lease lease(*self.shared);
+    const Cache &cache = self.shared->session.cache();
+    return by_head(cache, [&](size_t layer, size_t head) { return cache.live(layer, head); });
+}
+
+Array2<int32_t> budgets(const PyCache &self) {
+    const Lease lease(*self.shared);
+    const Cache &cache = self.shared->session.cache();
+    return by_head(cache, [&](size_t layer, size_t head) { return cache.budget(layer, head); });
 }
 
 // A property: what `get` finds in the cache while nobody else uses the session.
@@ -119,8 +131,13 @@ void bind_cache(nb::module_ &m) {
                      reading([](const Session &s) { return s.cache().shape().n_kv_heads; }),
                      "KV heads of each layer.")
         .def_prop_ro("budget", reading(&budget),
-                     "Most tokens a head holds after a step; None for a full cache, and while a "
+                     "Most tokens a head holds after a step, in the mean over heads; None for a "
+                     "full cache, and while a "
                      "budget given as a share waits for the first prompt.")
+        .def_prop_ro(
+            "budgets", &budgets, nb::rv_policy::automatic,
+            "The same of each head: int32 [n_layers, n_kv_heads], 0 for a full cache. With "
+            "allocation \"auto\" all the same until something has to be evicted.")
         .def_prop_ro("n_tokens", reading([](const Session &s) { return s.n_tokens(); }),
                      "Tokens seen so far, evicted ones included.")
         .def_prop_ro("bytes", reading([](const Session &s) { return s.cache().n_bytes(); }),

@@ -23,8 +23,8 @@ constexpr size_t kMaxBatch = 65536;
 EvictionOptions make_eviction(nb::handle policy, nb::handle budget, nb::handle forgetting_factor,
                               nb::handle sinks, nb::handle recent, nb::handle window,
                               nb::handle scope, nb::handle pooling, nb::handle prefill,
-                              nb::handle positions, nb::handle pinned,
-                              std::vector<float> allocation) {
+                              nb::handle positions, nb::handle pinned, nb::handle guard,
+                              nb::handle division, std::vector<float> allocation) {
     EvictionOptions options;
     options.policy = to_text(policy, "policy");
     options.budget = to_amount(budget, "budget");
@@ -41,6 +41,8 @@ EvictionOptions make_eviction(nb::handle policy, nb::handle budget, nb::handle f
         options.positions = parse_positions(to_text(positions, "positions"));
     }
     options.pinned = to_ranges(pinned, "pinned");
+    if (!guard.is_none()) options.guard = to_number(guard, "guard");
+    if (!division.is_none()) options.division = parse_division(to_text(division, "allocation"));
     options.allocation = std::move(allocation);
     options.validate();
     return options;
@@ -82,6 +84,8 @@ nb::dict given_options(const EvictionOptions &options) {
     set("prefill", name(options.prefill));
     set("positions", name(options.positions));
     if (!options.pinned.empty()) set("pinned", nb::cast(pinned_pairs(options)));
+    if (options.guard) set("guard", nb::float_(*options.guard));
+    if (options.division) set("allocation", nb::str(name_of(*options.division)));
     if (!options.allocation.empty()) set("allocation", nb::cast(options.allocation));
     return given;
 }
@@ -136,6 +140,7 @@ void bind_options(nb::module_ &m) {
              arg("forgetting_factor").none(), arg("sinks").none(), arg("recent").none(),
              arg("window").none(), arg("scope").none(), arg("pooling").none(),
              arg("prefill").none(), arg("positions").none(), arg("pinned") = nb::none(),
+             arg("guard") = nb::none(), arg("division") = nb::none(),
              arg("allocation") = std::vector<float>())
         .def_prop_ro("pinned", &pinned_pairs)
         .def_prop_ro("options", &given_options, nb::sig("def options(self) -> dict[str, object]"),

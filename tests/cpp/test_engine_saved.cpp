@@ -111,8 +111,8 @@ TEST_CASE("an empty session can be saved") {
     const SavedSession saved = load_session(tiny().model, file.path, 1);
     CHECK(saved.session->n_tokens() == 0);
     CHECK(saved.session->logits().empty());
-    saved.session->feed(some_ids(60));
-    CHECK(saved.session->cache().live(0, 0) == 48);
+    saved.session->feed(some_ids(250));
+    CHECK(mean_live(saved.session->cache()) == 48);
 }
 
 TEST_CASE("a session that refused its first tokens is as new") {
@@ -148,7 +148,7 @@ TEST_CASE("a session interrupted between the chunks of its first prompt can be s
         const auto found = copy->feed(rest);
         CHECK(std::equal(expected.begin(), expected.end(), found.begin()));
         check_same_cache(session, *copy);
-        CHECK(copy->cache().live(1, 1) == 48);
+        CHECK(mean_live(copy->cache()) == 48);
     }
 }
 

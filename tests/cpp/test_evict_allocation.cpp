@@ -102,8 +102,8 @@ TEST_CASE("an allocation that cannot be is refused") {
     options.scope = Scope::Layer;
     says(refusal(options, 3), "scope head expected");
     options = with({1, 2, 3});
-    options.positions = Positions::Compact;
-    says(refusal(options, 3), "positions original expected");
+    options.division = Division::Auto;
+    says(refusal(options, 3), "shares or auto expected, found both");
     options = {.policy = "full"};
     options.allocation = {1, 2, 3};
     says(refusal(options, 3), "allocation");

@@ -137,6 +137,16 @@ inline const a2sf::Engine &tiny() {
     return engine;
 }
 
+// Tokens of a head, in the mean over all heads.
+inline double mean_live(const a2sf::Cache &cache) {
+    const auto &shape = cache.shape();
+    size_t total = 0;
+    for (size_t i = 0; i < shape.n_layers * shape.n_kv_heads; ++i) {
+        total += cache.live(i / shape.n_kv_heads, i % shape.n_kv_heads);
+    }
+    return static_cast<double>(total) / static_cast<double>(shape.n_layers * shape.n_kv_heads);
+}
+
 // Seeded ids of text tokens.
 inline std::vector<int32_t> some_ids(size_t n, unsigned seed = 1) {
     std::mt19937 random(seed);

@@ -29,7 +29,7 @@ def shares(engine):
 def test_heads_hold_their_shares_and_the_memory_is_the_same(engine, shares, policy, prefill):
     options = {"policy": policy, "budget": 80, "prefill": prefill}
     uneven = engine.session(eviction=a2sf.Eviction(**options, allocation=shares))
-    even = engine.session(eviction=a2sf.Eviction(**options))
+    even = engine.session(eviction=a2sf.Eviction(**options, allocation="equal"))
     ids = engine.tokenize(TEXT)[:400]
     for session in (uneven, even):
         session.feed(ids[:-3])
@@ -51,7 +51,7 @@ def test_heads_hold_their_shares_and_the_memory_is_the_same(engine, shares, poli
 def test_equal_shares_change_nothing(engine):
     n_heads = engine.info.n_layers * engine.info.n_kv_heads
     ids = engine.tokenize(TEXT)[:300]
-    plain = engine.score(ids, eviction=a2sf.Eviction(budget=64))
+    plain = engine.score(ids, eviction=a2sf.Eviction(budget=64, allocation="equal"))
     equal = engine.score(ids, eviction=a2sf.Eviction(budget=64, allocation=[2.0] * n_heads))
     np.testing.assert_array_equal(plain, equal)
 
@@ -84,7 +84,8 @@ def test_a_shape_that_is_not_the_models_is_refused(engine):
         ({"allocation": [1.0, float("nan")]}, a2sf.OptionError),
         ({"allocation": ["a"]}, TypeError),
         ({"allocation": [1.0], "scope": "layer"}, a2sf.OptionError),
-        ({"allocation": [1.0], "positions": "compact"}, a2sf.OptionError),
+        ({"allocation": "even"}, a2sf.OptionError),
+        ({"allocation": "auto", "policy": "full"}, a2sf.OptionError),
         ({"allocation": [1.0], "policy": "full"}, a2sf.OptionError),
     ],
 )

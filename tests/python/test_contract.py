@@ -62,6 +62,7 @@ KEYWORDS: list[tuple[Any, dict[str, Any]]] = [
             "positions": None,
             "pinned": None,
             "allocation": None,
+            "guard": None,
         },
     ),
     (

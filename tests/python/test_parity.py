@@ -133,6 +133,11 @@ def schedule(rng: random.Random, n: int) -> list[int]:
     return [b - a for a, b in zip([0, *cuts], [*cuts, n], strict=True)]
 
 
+def evicting(**options: Any) -> a2sf.Eviction:
+    """All heads the same budget, as the oracle has it."""
+    return a2sf.Eviction(**options, allocation="equal")
+
+
 def kept(session: a2sf.Session) -> list[list[list[int]]]:
     cache = session.cache
     return [
@@ -165,7 +170,7 @@ def test_kept_positions(llama: Path, ids: list[int], policy: str, mode: Any, see
     feeds += [1] * (96 - n_prompt)
     truth = oracle(llama).session(PRESETS[policy], budget, mode=mode, chunk=batch)
     engine = a2sf.Engine(llama, kv_type="f32", batch=batch)
-    session = engine.session(eviction=a2sf.Eviction(policy=policy, budget=budget, prefill=mode))
+    session = engine.session(eviction=evicting(policy=policy, budget=budget, prefill=mode))
     start = 0
     for n in feeds:
         expected = truth.model.project(truth.feed(ids[start : start + n])[-1:])[0]
@@ -185,7 +190,7 @@ def test_compact_positions(llama: Path, ids: list[int], policy: str, mode: Any) 
     truth = oracle(llama).session(PRESETS[policy], budget, mode=mode, chunk=16, compact=True)
     engine = a2sf.Engine(llama, kv_type="f32", batch=16)
     session = engine.session(
-        eviction=a2sf.Eviction(policy=policy, budget=budget, prefill=mode, positions="compact")
+        eviction=evicting(policy=policy, budget=budget, prefill=mode, positions="compact")
     )
     for piece in [ids[:n_prompt], *([token] for token in ids[n_prompt:])]:
         expected = truth.model.project(truth.feed(piece)[-1:])[0]
@@ -195,7 +200,7 @@ def test_compact_positions(llama: Path, ids: list[int], policy: str, mode: Any) 
         assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
     check_scores(session, truth.scores)
     # Not what original positions give: the test can tell the two apart.
-    original = engine.session(eviction=a2sf.Eviction(policy=policy, budget=budget, prefill=mode))
+    original = engine.session(eviction=evicting(policy=policy, budget=budget, prefill=mode))
     assert np.abs(original.feed(ids) - found).max() > 1e-2 * np.abs(expected).max()
 
 
@@ -205,7 +210,7 @@ def test_compact_positions(llama: Path, ids: list[int], policy: str, mode: Any) 
 def test_options_against_the_oracle(llama: Path, ids: list[int], options: dict[str, Any]) -> None:
     run = oracle(llama).run(ids, replace(PRESETS["a2sf"], **options), 40, mode="token")
     engine = a2sf.Engine(llama, kv_type="f32")
-    session = engine.session(eviction=a2sf.Eviction(budget=40, prefill="token", **options))
+    session = engine.session(eviction=evicting(budget=40, prefill="token", **options))
     session.feed(ids)
     assert run.min_gap >= CLOSE_CALL, "too close to call in float32: take another case"
     assert kept(session) == run.kept
@@ -223,7 +228,7 @@ def test_pinned(llama: Path, ids: list[int], policy: str, scope: Any, mode: Any)
     truth = oracle(llama).session(preset, budget, mode=mode, chunk=16)
     engine = a2sf.Engine(llama, kv_type="f32", batch=16)
     session = engine.session(
-        eviction=a2sf.Eviction(policy=policy, budget=budget, prefill=mode, pinned=pinned, **options)
+        eviction=evicting(policy=policy, budget=budget, prefill=mode, pinned=pinned, **options)
     )
     must = {p for pair in pinned for p in range(*pair)}
     for piece in [ids[:n_prompt], *([token] for token in ids[n_prompt:])]:
@@ -264,7 +269,7 @@ def test_scope_and_pooling(
     truth = oracle(llama).session(replace(PRESETS[policy], **options), budget, mode=mode, chunk=16)
     engine = a2sf.Engine(llama, kv_type="f32", batch=16)
     session = engine.session(
-        eviction=a2sf.Eviction(policy=policy, budget=budget, prefill=mode, **options)
+        eviction=evicting(policy=policy, budget=budget, prefill=mode, **options)
     )
     for piece in [ids[:n_prompt], *([token] for token in ids[n_prompt:])]:
         truth.feed(piece)

@@ -31,6 +31,8 @@ class LayerCache:
         values. Rows >= live are unused.
     pos : int64 [n_kv_heads, capacity]
     scores : float [n_memories, n_kv_heads, capacity]
+    guarded : bool
+        Whether evictions are those of a prompt's chunks (mode "chunk").
     live : int
         Slots in use in each head.
     n_seen : int
@@ -51,8 +53,10 @@ class LayerCache:
         value_dim: int,
         window: int | None,
         dtype: Any = np.float32,
+        guarded: bool = False,
     ) -> None:
         self.policy = policy
+        self.guarded = guarded
         self.budget = budget
         self.window = window
         self.k = np.zeros((n_kv_heads, 0, head_dim), dtype)
@@ -165,6 +169,7 @@ class LayerCache:
             n_seen=self.n_seen,
             budget=self.budget,
             keys=self.k[:, live],
+            guarded=self.guarded,
         )
         n_kept, kept = self.budget, slice(0, self.budget)
         self.k[:, kept] = self.k[:, live][keep].reshape(n_kv_heads, n_kept, -1)

@@ -269,6 +269,7 @@ class Session:
                 value_dim=c.value_dim,
                 window=c.windows[layer],
                 dtype=model.dtype,
+                guarded=self.mode == "chunk",
             )
             for layer in range(c.n_layers)
         ]

@@ -52,6 +52,9 @@ class Policy:
         How the prompt is processed unless the caller says otherwise.
     pinned
         Positions never evicted: pairs (first, end), which do not overlap.
+    guard
+        Of the unprotected slots that the eviction of a chunk leaves, the share that goes to the
+        keys least like the head's others (`key_ranks`), whatever their rank.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Policy:
     pooling: int = 1
     prefill: Mode = "chunk"
     pinned: tuple[tuple[int, int], ...] = ()
+    guard: float = 0.0
 
     @property
     def n_memories(self) -> int:
@@ -82,7 +86,7 @@ PRESETS: dict[str, Policy] = {
     p.name: p
     for p in (
         Policy("full", "none"),
-        Policy("a2sf", forgetting_factor=0.99, sinks=4, recent="25%"),
+        Policy("a2sf", forgetting_factor=0.99, sinks=4, recent="25%", guard=0.25),
         Policy("a2sf-paper", forgetting_factor=0.3, prefill="token"),
         Policy("a2sf-dual", "dual", forgetting_factor=0.99, sinks=4, recent="25%", pooling=7),
         Policy("h2o", forgetting_factor=1.0, recent="50%"),
@@ -301,6 +305,7 @@ def keep_mask(
     n_seen: int,
     budget: int,
     keys: Array | None = None,
+    guarded: bool = False,
 ) -> tuple[Array, float]:
     """One eviction round: ranks once, then the lowest unprotected slots go, ties older first.
 
@@ -312,6 +317,8 @@ def keep_mask(
         Tokens of the sequence so far, evicted ones included.
     budget : int
         Slots each head may keep.
+    guarded : bool
+        Whether this is a chunk's eviction, which the policy's guard is for.
 
     Returns
     -------
@@ -327,6 +334,29 @@ def keep_mask(
     rank = np.where(
         protected(policy, pos, n_seen, budget), np.inf, ranks(policy, pos, scores, keys)
     )
+    gap = math.inf
+    if guarded and policy.guard > 0 and n_evict > 1:
+        assert keys is not None
+        gap = _guard(policy, rank, keys, n_evict)
     order = np.argsort(rank, axis=1, kind="stable")
     np.put_along_axis(keep, order[:, :n_evict], False, axis=1)
-    return keep, min(edge_gap(row, n_evict) for row in rank)
+    return keep, min(gap, *(edge_gap(row, n_evict) for row in rank))
+
+
+def _guard(policy: Policy, rank: Array, keys: Array, n_evict: int) -> float:
+    """Lift the slots that the guard keeps to the protected ones' rank, inf.
+
+    Returns how close a call that was: the distance between the last one lifted and the next.
+    """
+    unlike = key_ranks(keys)
+    if policy.scope == "layer":
+        unlike = np.broadcast_to(unlike.sum(axis=0), unlike.shape)
+    gap = math.inf
+    for row, own in zip(rank, unlike, strict=True):
+        free = np.flatnonzero(np.isfinite(row))
+        n_guarded = math.floor(policy.guard * (len(free) - n_evict) + 1e-9)
+        order = free[np.argsort(own[free], kind="stable")]
+        if 0 < n_guarded < len(order):
+            gap = min(gap, float(own[order[-n_guarded]] - own[order[-n_guarded - 1]]))
+        row[order[len(order) - n_guarded :]] = np.inf
+    return gap

@@ -1,14 +1,19 @@
 // a2sf: accumulated attention with a forgetting factor (arXiv 2407.20485), with sinks and the
-// newest quarter of the budget protected. The protection is this project's: it is what lets the
-// factor rise.
+// newest quarter of the budget protected, the budget divided among heads by what they need, and a
+// guard against losing what a chunk has just read. All but the score is this project's: protection
+// is what lets the factor rise, division what perplexity gains by, the guard what is found again.
 #include "evict/policy.h"
 
 namespace a2sf {
 
 const Policy &a2sf_policy() {
-    static const Policy policy(
-        "a2sf", "accumulated attention with a forgetting factor, recent protected",
-        Preset{.forgetting_factor = 0.99f, .n_sinks = 4, .recent_share = 0.25f});
+    static const Policy policy("a2sf",
+                               "accumulated attention with a forgetting factor, recent protected",
+                               Preset{.forgetting_factor = 0.99f,
+                                      .n_sinks = 4,
+                                      .recent_share = 0.25f,
+                                      .guard = 0.25,
+                                      .division = Division::Auto});
     return policy;
 }
 

@@ -21,7 +21,9 @@ from ._run import Executor, engine_of, run_here
 
 DEFAULT_POLICIES = "a2sf,h2o,streaming"
 # Options of an eviction that are the same for all policies of a sweep that have them.
-COMMON = ("sinks", "recent", "scope", "pooling", "prefill", "positions")
+COMMON = (
+    "sinks", "recent", "scope", "pooling", "prefill", "positions", "allocation", "guard",
+)  # fmt: skip
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +69,11 @@ def add_eviction_arguments(
     add("--prefill", choices=("token", "chunk", "full"), default=prefill,
         help=f"when a prompt's tokens are evicted ({prefill or 'the policy decides'})")  # fmt: skip
     add("--positions", choices=("original", "compact"))
+    add(
+        "--allocation", choices=("auto", "equal"), help="of the budget to heads (each policy's own)"
+    )
+    add("--guard", type=float, metavar="SHARE",
+        help="of a chunk's survivors, kept for their keys (each policy's own)")  # fmt: skip
     add("--eviction-file", action="append", default=[], metavar="FILE",
         help="also this file of a2sf-eval calibrate, at every budget; repeatable")  # fmt: skip
 
@@ -206,7 +213,7 @@ def executor_of(arguments: argparse.Namespace) -> Executor:
 def eviction_name(options: dict[str, Json]) -> str:
     """Name an eviction in tables: the policy, and whatever differs from its preset."""
     rest = {k: v for k, v in options.items() if k not in ("policy", "budget", "prefill")}
-    if "allocation" in rest:  # too long for a table
+    if not isinstance(rest.get("allocation", ""), str):  # too long for a table
         text = json.dumps(rest["allocation"]).encode()
         rest["allocation"] = hashlib.sha256(text).hexdigest()[:6]
     detail = ", ".join(f"{name}={value}" for name, value in rest.items())
