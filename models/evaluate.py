@@ -141,6 +141,11 @@ def parse_arguments() -> argparse.Namespace:
         "--farthest", type=int, default=1800, help="greatest distance of the fact in tokens"
     )
     parser.add_argument(
+        "--questions",
+        metavar="FILE",
+        help="write the questions as JSON lines, for a2sf-eval needle --questions, and ask none",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print rows as JSON lines instead of a table"
     )
     return parser.parse_args()
@@ -171,6 +176,10 @@ def main() -> None:
         farthest=args.farthest,
     )
     questions = [next(stream) for _ in range(args.n)]
+    if args.questions is not None:
+        lines = [json.dumps({"prompt": q.prompt, "answer": q.expected}) for q in questions]
+        Path(args.questions).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return
     rows = run_table(
         answer,
         questions,

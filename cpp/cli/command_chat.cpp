@@ -72,7 +72,7 @@ void call_stats(Chat &chat, const std::string &) {
     const Cache &cache = session.cache();
     std::string text = str("  turns      ", grouped(chat.conversation.n_turns()), ", ",
                            grouped(session.n_tokens()), " tokens read\n");
-    text += str("  kept       ", grouped(cache.most_live()), " tokens per head at most, ",
+    text += str("  kept       ", grouped(cache.mean_live()), " tokens per head, ",
                 grouped(cache.n_evicted()), " evicted (tokens x heads)\n");
     text += str("  KV cache   ", human_bytes(cache.n_bytes()), " allocated, ",
                 human_bytes(cache.n_bytes_full(session.n_tokens())), " would keep everything\n");

@@ -127,8 +127,15 @@ OptionGroup cache_group(SharedArguments &shared) {
           [&shared](std::string_view value) { read_eviction_file(std::string(value), shared); }},
          {"--budget", "", "N|R%", "most tokens kept per head, or a share of the prompt",
           str(kDefaultBudget, " if evicting"), to_amount(eviction.budget, "--budget")},
-         {"--forgetting-factor", "", "F", "weight of each older query, 0 to 1", "the policy's",
-          to_number(eviction.forgetting_factor)},
+         {"--forgetting-factor", "", "F", "weight of each older query, 0 to 1, or auto",
+          "auto, the policy's",
+          [&eviction, number = to_number(eviction.forgetting_factor)](std::string_view value) {
+              if (value == "auto") {
+                  eviction.forgetting_factor.reset();
+              } else {
+                  number(value);
+              }
+          }},
          {"--sinks", "", "N", "first tokens of the text that always stay", "the policy's",
           to_count(eviction.sinks)},
          {"--recent", "", "N|R%", "newest tokens that always stay, or a share of the budget",

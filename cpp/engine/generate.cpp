@@ -204,7 +204,7 @@ void Generator::finish(FinishReason reason) {
     stats.kv_bytes_full = cache.n_bytes_full(session_.n_tokens());
     stats.n_evicted = cache.n_evicted() - n_evicted_before_;
     stats.budget = cache.config().budget;
-    stats.n_live = cache.most_live();
+    stats.n_live = cache.mean_live();
 }
 
 std::string Generator::rest() {

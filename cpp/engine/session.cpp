@@ -39,6 +39,14 @@ size_t chunk_tokens(const SessionOptions &options, const Model &model) {
     return std::min(options.batch, std::max<size_t>(model.config().n_ctx, 1));
 }
 
+// How many of `left` tokens go through the model next. A window of queries that looks at a prompt
+// as a whole needs all of them in its last chunk: what was scored before has faded, not left.
+size_t chunk_size(const EvictionConfig &config, size_t batch, size_t left) {
+    const size_t m = std::min(batch, left), rest = left - m;
+    const bool short_end = config.prefill == PromptMode::Full && rest > 0 && rest < config.window;
+    return short_end && config.window - rest < m ? m - (config.window - rest) : m;
+}
+
 // Before anything has to leave all heads may have the same; measuring them can wait until then.
 bool divides(const EvictionConfig &config, size_t n_tokens) {
     return config.division == Division::Auto && config.allocation.empty() &&
@@ -275,7 +283,7 @@ size_t Session::read_chunk(std::span<const int32_t> ids, size_t n_done, const Lo
         prepare(ids.size());
     }
     Workspace &work = *parts_->work;
-    const size_t m = std::min(options_.batch, ids.size() - n_done);
+    const size_t m = chunk_size(parts_->cache.config(), options_.batch, ids.size() - n_done);
     std::iota(work.pos.begin(), work.pos.begin() + static_cast<ptrdiff_t>(m),
               static_cast<int32_t>(n_tokens_));
     const bool last = n_done + m == ids.size();

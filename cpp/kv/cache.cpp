@@ -454,6 +454,12 @@ size_t Cache::most_live() const {
     return most;
 }
 
+size_t Cache::mean_live() const {
+    size_t total = 0;
+    for (const Head &head : heads_) total += head.live;
+    return (total + heads_.size() - 1) / heads_.size();
+}
+
 std::vector<int32_t> Cache::positions(size_t layer, size_t head) const {
     const size_t base = slot_index(layer, head);
     std::vector<int32_t> result(live(layer, head));

@@ -94,6 +94,7 @@ class Cache {
     // What is live, oldest first.
     size_t live(size_t layer, size_t head) const { return heads_[head_index(layer, head)].live; }
     size_t most_live() const;  // of any head
+    size_t mean_live() const;  // of all heads, rounded up
     std::vector<int32_t> positions(size_t layer, size_t head) const;
     std::vector<float> scores(size_t layer, size_t head, size_t lane = 0) const;
 

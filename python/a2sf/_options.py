@@ -35,9 +35,10 @@ class Eviction:
         Most tokens that each KV head of each layer holds after a step, protected ones included:
         a number of tokens, or a share of the prompt as "20%" or 0.2. Default 1024 for every policy
         that evicts.
-    forgetting_factor : float or None
+    forgetting_factor : float, "auto" or None
         Weight that a token's accumulated attention loses to each newer query, 0 to 1: 1 never
-        forgets (h2o), 0 looks at the newest query only (tova). Preset 0.99.
+        forgets (h2o), 0 looks at the newest query only (tova). "auto" and None are the policy's
+        own: 0.99 at every budget (docs/evaluation.md says why).
     sinks : int or None
         First tokens of the text, never evicted. Preset 4.
     recent : int, float, str or None
@@ -91,7 +92,7 @@ class Eviction:
 
     policy: str = "a2sf"
     budget: int | float | str | None = None
-    forgetting_factor: float | None = None
+    forgetting_factor: float | Literal["auto"] | None = None
     sinks: int | None = None
     recent: int | float | str | None = None
     window: int | None = None
@@ -104,6 +105,8 @@ class Eviction:
     guard: float | None = None
 
     def __post_init__(self) -> None:
+        if self.forgetting_factor == "auto":
+            object.__setattr__(self, "forgetting_factor", None)
         object.__setattr__(self, "allocation", _shares(self.allocation))
         ranges = tuple(self._native().pinned)
         object.__setattr__(self, "pinned", ranges or None)
@@ -169,6 +172,11 @@ class Eviction:
             Path(path).write_text(self._native().text(note), encoding="utf-8")
         except OSError as error:
             raise _core.Error(f"{path}: a file to write expected, found: {error}") from error
+
+
+def factor_or_auto(text: str) -> float | str:
+    """Read a command line's forgetting factor."""
+    return text if text == "auto" else float(text)
 
 
 def _list_of(allocation: str | Sequence[float] | NDArray[np.floating] | None) -> list[float]:

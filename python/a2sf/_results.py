@@ -46,9 +46,9 @@ class Stats:
     n_evicted : int
         Evictions, counted once per token and head.
     n_live : int
-        Most tokens held by any head at the end.
+        Tokens held by a head at the end, in the mean over heads, rounded up.
     budget : int or None
-        Most tokens a head may hold after a step; None without eviction.
+        Most tokens a head may hold after a step, in the mean over heads; None without eviction.
     """
 
     n_prompt: int

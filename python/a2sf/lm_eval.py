@@ -51,7 +51,9 @@ class A2sfLM(LM):  # type: ignore[misc]  # the harness has no types
         As `a2sf.Engine`'s path: a file, "hf:owner/repo/file.gguf", None for the bundled model.
     policy : str, default "full"
     budget, forgetting_factor, sinks, recent, window, scope, pooling, prefill, positions
-        As in `a2sf.Eviction`. A share is one of the context that a request has.
+    allocation, guard
+        As in `a2sf.Eviction`; allocation is "auto" or "equal". A share is one of the context that
+        a request has.
     protocol : {"own", "paper"}, default "own"
         "paper" is that of A2SF (arXiv 2407.20485): a share is one of context and continuation (the
         longest one, where an answer is written), and tokens are evicted one by one.
@@ -81,7 +83,7 @@ class A2sfLM(LM):  # type: ignore[misc]  # the harness has no types
         *,
         policy: str = "full",
         budget: int | float | str | None = None,
-        forgetting_factor: float | None = None,
+        forgetting_factor: float | Literal["auto"] | None = None,
         sinks: int | None = None,
         recent: int | float | str | None = None,
         window: int | None = None,
@@ -89,6 +91,8 @@ class A2sfLM(LM):  # type: ignore[misc]  # the harness has no types
         pooling: int | None = None,
         prefill: Literal["token", "chunk", "full"] | None = None,
         positions: Literal["original", "compact"] | None = None,
+        allocation: Literal["auto", "equal"] | None = None,
+        guard: float | None = None,
         protocol: Literal["own", "paper"] = "own",
         kv_type: KvType = "f16",
         threads: int | None = None,
@@ -101,11 +105,7 @@ class A2sfLM(LM):  # type: ignore[misc]  # the harness has no types
         super().__init__()
         if protocol not in ("own", "paper"):
             raise OptionError(f"protocol: own or paper expected, found {protocol!r}")
-        if str(batch_size) not in ("1", "auto") or max_batch_size not in (None, 1):
-            raise OptionError(
-                f"batch_size: 1 expected (requests run one by one), found {batch_size}"
-                + (f" and max_batch_size {max_batch_size}" if max_batch_size else "")
-            )
+        _check_batch(batch_size, max_batch_size)
         self._paper = protocol == "paper"
         if self._paper and prefill not in (None, "token"):
             raise OptionError(f"prefill: token expected with the paper's protocol, found {prefill}")
@@ -122,6 +122,8 @@ class A2sfLM(LM):  # type: ignore[misc]  # the harness has no types
             pooling=pooling,
             prefill=prefill,
             positions=positions,
+            allocation=allocation,
+            guard=guard,
         )
         self._engine = Engine(
             model,
@@ -311,6 +313,14 @@ def _generation(options: dict[str, Any]) -> tuple[tuple[str, ...], int, Sampling
         seed=seed,
     )
     return stop, counts[0] if counts else DEFAULT_MAX_TOKENS, sampling
+
+
+def _check_batch(batch_size: int | str, max_batch_size: int | None) -> None:
+    if str(batch_size) not in ("1", "auto") or max_batch_size not in (None, 1):
+        raise OptionError(
+            f"batch_size: 1 expected (requests run one by one), found {batch_size}"
+            + (f" and max_batch_size {max_batch_size}" if max_batch_size else "")
+        )
 
 
 def main() -> None:

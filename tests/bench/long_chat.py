@@ -48,7 +48,7 @@ def hold(session: a2sf.Session, number: int, n_answer: int) -> Turn:
     stats, cache = answer.stats, session.cache
     return Turn(
         n_tokens=session.n_tokens,
-        live=int(cache.live.max()),
+        live=math.ceil(cache.live.mean()),
         bytes=cache.bytes,
         read_s=stats.prompt_s / max(1, stats.n_prompt),
         write_s=stats.decode_s / max(1, stats.n_generated - 1),

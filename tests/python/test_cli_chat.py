@@ -63,7 +63,8 @@ def test_system_prompt_from_a_file(bundled: Path, tmp_path: Path) -> None:
 def test_stats_and_budget(bundled: Path) -> None:
     questions = [f"{ASK} ({i})" for i in range(20)]
     lines = [*questions, "/stats", "/budget 100", "/stats", ASK, "/stats", "/quit", ASK]
-    done = chat("-m", bundled, "--system", NOTE, "--budget", 200, lines=lines)
+    done = chat("-m", bundled, "--system", NOTE, "--budget", 200, "--allocation", "equal",
+                lines=lines)  # fmt: skip
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 21  # nothing after /quit
     kept = [int(n) for n in re.findall(r"kept +([\d,]+) tokens", done.stderr)]
@@ -158,7 +159,7 @@ def talker(llama: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     endless = copy_with(llama, tmp_path / "endless.gguf", {"tokenizer.ggml.eos_token_id": None})
     process = subprocess.Popen(
         [program(), "chat", "-m", str(endless), "--template", "chatml", "--budget", "64",
-         "-n", "2000000000"],
+         "--allocation", "equal", "-n", "2000000000"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     yield process

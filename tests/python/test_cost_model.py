@@ -88,7 +88,8 @@ def test_fit_is_the_best_that_is_not_negative() -> None:
 @pytest.mark.parametrize("policy", a2sf.policies())
 def test_cache_bytes_are_the_engines(bundled: Path, policy: str, kv_type: str) -> None:
     budget = None if policy == "full" else 48
-    eviction = None if budget is None else a2sf.Eviction(policy=policy, budget=budget)
+    equal = None if budget is None else "equal"
+    eviction = a2sf.Eviction(policy=policy, budget=budget, allocation=equal)
     engine = a2sf.Engine(bundled, eviction=eviction, kv_type=kv_type, batch=32)
     for n_tokens in (20, 60, 200):
         session = engine.session()
@@ -186,7 +187,18 @@ def test_the_page_has_the_predictions_of_its_constants() -> None:
 
 def test_measure_stores_rows_that_fit_reads(bundled: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    arguments = ["--depths", "0,40", "--budgets", "32", "--prompts", "16", "--generate", "4"]
+    arguments = [
+        "--depths",
+        "0,40",
+        "--policies",
+        "full,h2o",
+        "--budgets",
+        "32",
+        "--prompts",
+        "16",
+        "--generate",
+        "4",
+    ]
     done = run(
         "measure", bundled, "--program", program(), "--out", out, *arguments, "--repetitions", "1"
     )

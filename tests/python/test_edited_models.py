@@ -82,7 +82,9 @@ def test_kv_heads(
 
     policy = replace(PRESETS["a2sf"], scope=scope)
     run = truth.run(ids, policy, 40, mode="token")
-    session = engine.session(eviction=a2sf.Eviction(budget=40, scope=scope, prefill="token"))
+    session = engine.session(
+        eviction=a2sf.Eviction(budget=40, scope=scope, prefill="token", allocation="equal")
+    )
     last = session.feed(ids)
     assert run.min_gap >= CLOSE_CALL, "too close to call in float32: take another case"
     cache = session.cache

@@ -182,6 +182,24 @@ def test_kept_positions(llama: Path, ids: list[int], policy: str, mode: Any, see
     check_scores(session, truth.scores)
 
 
+@pytest.mark.parametrize("batch", [32, 40, 64])
+def test_the_window_of_snapkv_does_not_depend_on_chunks(
+    llama: Path, ids: list[int], batch: int
+) -> None:
+    """Its last queries are all in the last chunk, however the prompt is cut."""
+    sessions = []
+    for size in (512, batch):
+        engine = a2sf.Engine(llama, kv_type="f32", batch=size)
+        sessions.append(engine.session(eviction=evicting(policy="snapkv", budget=40)))
+        sessions[-1].feed(ids[:90])
+    whole, cut = sessions
+    assert kept(whole) == kept(cut)
+    for layer in range(whole.cache.n_layers):
+        for head in range(whole.cache.n_kv_heads):
+            found, expected = cut.cache.scores(layer, head), whole.cache.scores(layer, head)
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["token", "chunk", "full"])
 @pytest.mark.parametrize("policy", [name for name in a2sf.policies() if name != "full"])
 def test_compact_positions(llama: Path, ids: list[int], policy: str, mode: Any) -> None:

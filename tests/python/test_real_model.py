@@ -76,6 +76,11 @@ def test_perplexity_is_the_oracles(engine: a2sf.Engine, path: Path, wikitext: li
     assert ours == pytest.approx(expected, rel=0.005)
 
 
+def equal(policy: str, budget: int) -> a2sf.Eviction:
+    """All heads the same budget, as the oracle has it."""
+    return a2sf.Eviction(policy=policy, budget=budget, prefill="token", allocation="equal")
+
+
 def loss(engine: a2sf.Engine, ids: list[int], eviction: a2sf.Eviction | None) -> float:
     """Mean nll of tokens [FIRST, LAST) in nats."""
     return -float(engine.score(ids, eviction=eviction)[FIRST - 1 :].mean(dtype=np.float64))
@@ -90,7 +95,7 @@ def test_losses_are_the_oracles(
     full = loss(engine, ids, None)
     oracle_full = tasks.mean_nll(oracle(path), ids, FIRST, LAST)
     for name in ("streaming", "h2o", "a2sf"):
-        ours = loss(engine, ids, a2sf.Eviction(policy=name, budget=budget, prefill="token")) - full
+        ours = loss(engine, ids, equal(name, budget)) - full
         expected = (
             tasks.mean_nll(
                 oracle(path),

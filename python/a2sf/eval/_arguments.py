@@ -61,7 +61,7 @@ def add_eviction_arguments(
     add("--policy", default=policy, metavar="LIST",
         help=f"of {known}; or all ({policy or 'as --protocol says'})")  # fmt: skip
     add("--budget", default=budget, metavar="LIST", help="tokens, or shares as 20%% (%(default)s)")
-    add("--forgetting-factor", metavar="LIST", help="0 to 1 (each policy's own)")
+    add("--forgetting-factor", metavar="LIST", help="0 to 1, or auto (each policy's own)")
     add("--sinks", type=int, metavar="N", help="first tokens never evicted (each policy's own)")
     add("--recent", metavar="N|R%", help="newest tokens never evicted (each policy's own)")
     add("--scope", choices=("head", "layer"))
@@ -153,8 +153,10 @@ def evictions(arguments: argparse.Namespace) -> list[dict[str, Json]]:
     return listed
 
 
-def factor_of(text: str) -> float:
-    """Read a forgetting factor."""
+def factor_of(text: str) -> float | None:
+    """Read a forgetting factor; None is "auto"."""
+    if text == "auto":
+        return None
     return float(numbers(text, "forgetting_factor", float)[0])
 
 

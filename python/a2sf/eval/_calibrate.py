@@ -110,7 +110,9 @@ def run(given: argparse.Namespace) -> int:
     with Results(given.output) as results:
         search = Search(given, results, windows[: -len(held_out)])
         chosen: dict[str, Json] = dict(plain)
-        if not given.no_allocation:
+        if given.no_allocation:
+            chosen["allocation"] = "equal"
+        else:
             need = _need(search, budget)
             chosen = search.best("shares", [with_shares(chosen, need, power) for power in POWERS])
         chosen = search.best("forgetting factor", [
@@ -156,8 +158,9 @@ def with_shares(
 ) -> dict[str, Json]:
     """Divide the budget in proportion to need to some power; 0 leaves it as it is.
 
-    If a head with budget b lost need / b^a, the division that loses least in sum would have power
-    1 / (1 + a); a is not known and differs between heads, so powers are tried.
+    Power 0 is the policy's own division. If a head with budget b lost need / b^a, the division that
+    loses least in sum would have power 1 / (1 + a); a is not known and differs between heads, so
+    powers are tried.
     """
     if power == 0.0:
         return options

@@ -11,12 +11,14 @@ from typing import Any
 from .. import _core
 from .._core import Error, OptionError
 from .._engine import Engine
-from .._options import Eviction, fix_budget
+from .._options import Eviction, factor_or_auto, fix_budget
 from . import record, text_view
 
 N_STEPS = 64  # looks, unless --every says otherwise
 BUDGET, PREFILL = "20%", "token"  # of a policy that evicts, unless given
-GIVEN = ("forgetting_factor", "sinks", "window", "scope", "pooling", "positions")
+GIVEN = (
+    "forgetting_factor", "sinks", "window", "scope", "pooling", "positions", "allocation", "guard",
+)  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
           help=f"one of {', '.join(_core.policies())} (%(default)s)")  # fmt: skip
     share = BUDGET.replace("%", "%%")
     cache("--budget", metavar="N|R%", help=f"tokens, or share of the text ({share})")
-    cache("--forgetting-factor", type=float, metavar="F")
+    cache("--forgetting-factor", type=factor_or_auto, metavar="F")
     cache("--sinks", type=int, metavar="N")
     cache("--recent", metavar="N|R%")
     cache("--window", type=int, metavar="N")
@@ -55,6 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
           help="when tokens are evicted; chunk: at each look, full: at the end, the only look "
           f"({PREFILL})")  # fmt: skip
     cache("--positions", choices=("original", "compact"))
+    cache("--allocation", choices=("auto", "equal"))
+    cache("--guard", type=float, metavar="SHARE")
     return parser
 
 

@@ -8,14 +8,13 @@ from typing import Any
 
 from .._core import VERSION, OptionError, policies
 from .._engine import Engine
-from .._options import Eviction
+from .._options import Eviction, factor_or_auto
 from ._hosts import default_allowed
 from ._options import ServerOptions
 
 EVICTION = (
     "policy", "budget", "forgetting_factor", "sinks", "recent", "window", "scope", "pooling",
-    "prefill",
-    "positions",
+    "prefill", "positions", "allocation", "guard",
 )  # fmt: skip
 KEYS_VARIABLE = "A2SF_API_KEY"
 
@@ -92,7 +91,8 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--policy", metavar="NAME", help="what is evicted: " + ", ".join(policies()))
     add("--budget", metavar="N|R%", help="most tokens kept per head, or a share of the prompt")
-    add("--forgetting-factor", type=float, metavar="F", help="weight of each older query, 0 to 1")
+    add("--forgetting-factor", type=factor_or_auto, metavar="F",
+        help="weight of each older query, 0 to 1, or auto")  # fmt: skip
     add("--sinks", type=int, metavar="N", help="first tokens of the text that always stay")
     add("--recent", metavar="N|R%", help="newest tokens that always stay, or a share of the budget")
     add("--window", type=int, metavar="N", help="newest queries that vote (snapkv)")
@@ -100,6 +100,9 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     add("--pooling", type=int, metavar="N", help="a token keeps neighbours within N/2 alive; odd")
     add("--prefill", metavar="MODE", help="evict after every prompt token, chunk, or the full one")
     add("--positions", metavar="WHICH", help="original, or compact: kept tokens in a row")
+    add("--allocation", metavar="HOW", help="of the budget to heads: equal, or auto by their need")
+    add("--guard", type=float, metavar="SHARE",
+        help="of what a chunk leaves, kept because its keys are unlike the others")  # fmt: skip
 
 
 def eviction_from(given: dict[str, Any]) -> Eviction | None:
