@@ -43,7 +43,8 @@ size_t chunk_tokens(const SessionOptions &options, const Model &model) {
 // as a whole needs all of them in its last chunk: what was scored before has faded, not left.
 size_t chunk_size(const EvictionConfig &config, size_t batch, size_t left) {
     const size_t m = std::min(batch, left), rest = left - m;
-    const bool short_end = config.prefill == PromptMode::Full && rest > 0 && rest < config.window;
+    const bool short_end = config.prefill == PromptMode::Full && batch >= config.window &&
+                           rest > 0 && rest < config.window;
     return short_end && config.window - rest < m ? m - (config.window - rest) : m;
 }
 
