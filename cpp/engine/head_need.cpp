@@ -44,9 +44,9 @@ Most ships that passed the island carried timber or salted fish. In winter the w
 
 // The first n of ids, and the same again; nothing where there are fewer than a batch.
 std::vector<int32_t> twice(std::vector<int32_t> ids, size_t n) {
-    ids.resize(std::min(ids.size(), n) / kBatch * kBatch);
-    ids.reserve(2 * ids.size());
-    ids.insert(ids.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(ids.size()));
+    const size_t once = std::min(ids.size(), n) / kBatch * kBatch;
+    ids.resize(2 * once);
+    std::copy_n(ids.begin(), once, ids.begin() + static_cast<std::ptrdiff_t>(once));
     return ids;
 }
 
@@ -133,12 +133,8 @@ class NeedObserver final : public AttentionObserver {
         }
     }
 
-    std::vector<float> mean() const {
-        std::vector<float> result = need_;
-        const float n = static_cast<float>(n_tokens_ / 2 / kEvery);
-        for (float &need : result) need /= n;
-        return result;
-    }
+    // Summed over the tokens that were looked at.
+    const std::vector<float> &need() const { return need_; }
 
   private:
     // Rows 0, kEvery, ... of x, one behind the other on the host.
@@ -148,10 +144,15 @@ class NeedObserver final : public AttentionObserver {
         }
     }
 
-    // Squared lengths of mixed_'s rows.
     std::vector<double> mixed_lengths(size_t n_rows) {
+        const size_t n_bytes = n_rows * model_.config().dim * sizeof(float);
+        backend_.copy_to_host(mixed_host_.data(), mixed_->data(), n_bytes);
+        return squared_lengths(n_rows);
+    }
+
+    // Of mixed_host_'s rows.
+    std::vector<double> squared_lengths(size_t n_rows) const {
         const size_t dim = model_.config().dim;
-        backend_.copy_to_host(mixed_host_.data(), mixed_->data(), n_rows * dim * sizeof(float));
         std::vector<double> length(n_rows);
         for (size_t i = 0; i < n_rows; ++i) {
             const float *row = mixed_host_.data() + i * dim;
@@ -184,11 +185,9 @@ class NeedObserver final : public AttentionObserver {
             after = mixed_lengths(n_rows);
         }
         fetch(x, n_rows, mixed_host_.data());
-        std::vector<double> length(n_rows);
-        for (size_t i = 0; i < n_rows; ++i) {
-            const float *row = mixed_host_.data() + i * config.dim;
-            length[i] = std::inner_product(row, row + config.dim, row, 0.0);
-            if (post_norm != nullptr) length[i] *= after[i] > 0 ? before[i] / after[i] : 0.0;
+        std::vector<double> length = squared_lengths(n_rows);
+        for (size_t i = 0; i < after.size(); ++i) {
+            length[i] *= after[i] > 0 ? before[i] / after[i] : 0.0;
         }
         return length;
     }
@@ -220,7 +219,7 @@ std::vector<float> need_in(const Model &model, Backend &backend, std::span<const
         std::iota(pos.begin(), pos.end(), static_cast<int32_t>(first));
         decoder.forward({ids.subspan(first, kBatch), pos, true, kBatch}, {&only, 1}, {});
     }
-    return observer.mean();
+    return observer.need();
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ namespace a2sf {
 // [n_layers * n_kv_heads], in proportion to which a budget is to be divided. A head loses something
 // if it sees nothing but the first 4 and the newest 64 tokens: the squared length of what that
 // changes in its output, taken through the layer's output projection, over that of the residual
-// stream to which it is added; the mean over tokens of the second half. Its need is the root of
+// stream to which it is added; summed over tokens of the second half. Its need is the root of
 // that over the mean root of all heads, summed over both readings. All 0 for a model whose context
 // is too short to tell. Takes as long as reading 768 tokens and a bit; throws DeviceError.
 std::vector<float> head_need(const Model &model, Backend &backend);

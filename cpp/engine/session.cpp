@@ -1,7 +1,6 @@
 #include "engine/session.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -45,7 +44,7 @@ size_t chunk_size(const EvictionConfig &config, size_t batch, size_t left) {
     const size_t m = std::min(batch, left), rest = left - m;
     const bool short_end = config.prefill == PromptMode::Full && batch >= config.window &&
                            rest > 0 && rest < config.window;
-    return short_end && config.window - rest < m ? m - (config.window - rest) : m;
+    return short_end ? m - (config.window - rest) : m;
 }
 
 // Before anything has to leave all heads may have the same; measuring them can wait until then.
@@ -64,7 +63,7 @@ void load_shares(ByteReader &in, const CacheShape &shape, EvictionConfig &config
     config.allocation.resize(shape.n_layers * shape.n_kv_heads);
     in.get_all(std::span(config.allocation), "shares");
     for (const float share : config.allocation) {
-        if (!(share > 0.0f && std::isfinite(share))) {
+        if (!is_share(share)) {
             in.fail("shares: numbers above 0 expected, found ", share);
         }
     }

@@ -81,7 +81,7 @@ void check_allocation(const EvictionOptions &options) {
             str("allocation: shares or ", name_of(*options.division), " expected, found both"));
     }
     for (const float share : options.allocation) {
-        if (!(share > 0.0f && std::isfinite(share))) {
+        if (!is_share(share)) {
             throw OptionError(str("allocation: shares above 0 expected, found ", share));
         }
     }
@@ -115,6 +115,10 @@ void check_protection(const EvictionConfig &config, size_t n_sinks_asked) {
 }
 
 }  // namespace
+
+bool is_share(float share) {
+    return share > 0.0f && std::isfinite(share);
+}
 
 size_t floor_share(double share, size_t n) {
     return static_cast<size_t>(share * static_cast<double>(n) + 1e-9);

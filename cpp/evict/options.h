@@ -103,6 +103,9 @@ struct EvictionConfig {
     size_t n_pinned_behind_sinks() const;
 };
 
+// Whether an allocation may hold it.
+bool is_share(float share);
+
 // A share of n, rounded down, but not because 29 % has no exact binary form.
 size_t floor_share(double share, size_t n);
 

@@ -44,14 +44,18 @@ void Decoder::set_angles(const Rope &rope, const Chunk &chunk, std::span<Cache *
                          Angles &angles) {
     const size_t m = chunk.size(), n_rot = 2 * rope.frequency.size();
     size_t n_places = 0;
-    for (size_t i = 0; i < m; ++i) {
-        const Cache &cache = *caches[chunk.independent ? i : 0];
+    std::copy_n(chunk.pos.data(), m, rope_pos_.data());
+    const size_t n_each = chunk.independent ? 1 : m;  // tokens of one cache
+    for (size_t first = 0; first < m; first += n_each) {
+        const Cache &cache = *caches[first];
         const EvictionConfig &eviction = cache.config();
-        rope_pos_[i] = chunk.pos[i];
         if (!eviction.compact()) continue;
-        const size_t place = cache.place() + (chunk.independent ? 0 : i);
-        const bool each = eviction.prefill == PromptMode::Token;
-        rope_pos_[i] = static_cast<int32_t>(each ? std::min(place, cache.most_budget()) : place);
+        const size_t place = cache.place();
+        const size_t most =
+            eviction.prefill == PromptMode::Token ? cache.most_budget() : cache.capacity();
+        for (size_t i = 0; i < n_each; ++i) {
+            rope_pos_[first + i] = static_cast<int32_t>(std::min(place + i, most));
+        }
         n_places = std::max(n_places, cache.capacity());
     }
     const std::span<const int32_t> at(rope_pos_.data(), m);

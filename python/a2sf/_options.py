@@ -32,9 +32,9 @@ class Eviction:
     policy : str, default "a2sf"
         One of `a2sf.policies()`. "full" evicts nothing.
     budget : int, float, str or None
-        Most tokens that each KV head of each layer holds after a step, protected ones included:
-        a number of tokens, or a share of the prompt as "20%" or 0.2. Default 1024 for every policy
-        that evicts.
+        Most tokens that each KV head of each layer holds after a step, protected ones included, in
+        the mean over heads where `allocation` divides it: a number of tokens, or a share of the
+        prompt as "20%" or 0.2. Default 1024 for every policy that evicts.
     forgetting_factor : float, "auto" or None
         Weight that a token's accumulated attention loses to each newer query, 0 to 1: 1 never
         forgets (h2o), 0 looks at the newest query only (tova). "auto" and None are the policy's
@@ -67,7 +67,7 @@ class Eviction:
         What each KV head gets of the budget relative to the others, layer by layer; the mean over
         heads stays the budget, and so does the memory. No head gets less than what is protected in
         it. "auto" measures once per loaded model, when something is first evicted, how much each
-        head looks up far back (as long as reading 512 tokens takes), and gives more to those that
+        head looks up far back (as long as reading 768 tokens takes), and gives more to those that
         do; "equal" is the same for all; `a2sf-eval calibrate` finds shares on a text. Preset
         "auto". Shares are kept as float32 values.
     guard : float or None

@@ -132,8 +132,7 @@ void bind_cache(nb::module_ &m) {
                      "KV heads of each layer.")
         .def_prop_ro("budget", reading(&budget),
                      "Most tokens a head holds after a step, in the mean over heads; None for a "
-                     "full cache, and while a "
-                     "budget given as a share waits for the first prompt.")
+                     "full cache, and while a budget given as a share waits for the first prompt.")
         .def_prop_ro(
             "budgets", &budgets, nb::rv_policy::automatic,
             "The same of each head: int32 [n_layers, n_kv_heads], 0 for a full cache. With "
