@@ -122,3 +122,13 @@ class ServeProcess:
             assert time.monotonic() < end, metrics
             time.sleep(0.02)
         return metrics
+
+    def wait_until_told_to_end(self) -> None:
+        """Wait until a signal has been taken: a second one before that would be one with it."""
+        end = time.monotonic() + PATIENCE_S
+        try:
+            while self.http.get("/health").status_code != 503:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        except httpx.TransportError:  # it listens no more
+            pass

@@ -369,6 +369,7 @@ def test_a_second_signal_ends_it_at_once(bundled: Path) -> None:
         stream = server.endless()
         next(iter(stream))
         server.process.send_signal(signal.SIGINT)
+        server.wait_until_told_to_end()
         next(iter(stream))  # goes on for its grace
         server.process.send_signal(signal.SIGINT)
         _, error = collect(stream)
