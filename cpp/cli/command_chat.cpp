@@ -197,6 +197,15 @@ void run_turn(Chat &chat, std::string_view message) {
     }
 }
 
+// A terminal cuts lines that are longer, without a word.
+void check_typed(const std::string &line) {
+    constexpr size_t kMostTyped = 4094;  // Linux holds 4,095 bytes of a line until it ends
+    if (line.size() <= kMostTyped) return;
+    throw OptionError(str("message: at most ", grouped(kMostTyped),
+                          " bytes in a line typed at a terminal expected, found ",
+                          grouped(line.size()), " or more; through a pipe there is no limit"));
+}
+
 // One line after another, until /quit, the end of input, or Ctrl-C where a line is waited for.
 void talk(Chat &chat) {
     LineInput input;
@@ -211,6 +220,7 @@ void talk(Chat &chat) {
         if (line.find_first_not_of(" \t") == line.npos) continue;
         // At a terminal an error is something to try again; over a pipe nobody would.
         try {
+            if (at_terminal) check_typed(line);
             line[0] == '/' ? run_command(chat, line) : run_turn(chat, line);
         } catch (const Error &error) {
             if (!at_terminal) throw;

@@ -81,8 +81,8 @@ std::string read_prompt(const RunArguments &run) {
         throw UsageError("--prompt, --file: one of them expected, found both");
     }
     if (run.prompt) return *run.prompt;
-    if (run.load_session && !run.file) return {};
     if (!run.file && stdin_is_terminal()) {
+        if (run.load_session) return {};
         throw UsageError(
             "prompt: -p TEXT, -f PATH or a pipe on standard input expected, found none");
     }

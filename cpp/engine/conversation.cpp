@@ -8,6 +8,15 @@
 #include "evict/registry.h"
 
 namespace a2sf {
+namespace {
+
+void check_budget(const EvictionOptions &eviction) {
+    if (!eviction.needs_prompt_length()) return;
+    throw OptionError(str("budget: a number of tokens expected (a conversation has no length to ",
+                          "take a share of), found ", eviction.budget->to_string()));
+}
+
+}  // namespace
 
 Conversation::Conversation(Engine engine, ChatFormat format, const SessionOptions &options,
                            std::optional<std::string> system)
@@ -22,6 +31,7 @@ void Conversation::clear() {
     const size_t n_pinned = encode(format_.opening(system_)).size();
     SessionOptions options = options_;
     options.eviction = pinning(options_.eviction, n_pinned);
+    check_budget(options.eviction);
     options.eviction.validate();
     session_ = std::make_unique<Session>(engine_.model, options);
     loaded_ = false;
@@ -44,6 +54,7 @@ void Conversation::set_system(std::optional<std::string> system) {
 void Conversation::set_budget(const Amount &budget) {
     EvictionOptions eviction = session_->options().eviction;
     eviction.budget = budget;
+    check_budget(eviction);
     session_->set_eviction(eviction);
     if (!loaded_) options_.eviction.budget = budget;
 }
@@ -163,7 +174,8 @@ void Conversation::load(const std::string &path) {
     ids_ = std::move(saved.ids);
     n_pinned_ = 0;
     n_turns_ = 0;
-    open_ = Open::Nothing;
+    // Python's conversations, which alone have a note, end in an answer that nothing closes yet.
+    open_ = saved.note.empty() ? Open::Nothing : Open::Answer;
 }
 
 }  // namespace a2sf

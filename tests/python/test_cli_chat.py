@@ -103,6 +103,18 @@ def test_save_and_load(bundled: Path, tmp_path: Path) -> None:
     assert text.endswith("<|end|>")
 
 
+def test_goes_on_with_a_session_of_pythons_chat(bundled: Path, tmp_path: Path) -> None:
+    """Such a file ends in an answer that the next message has to close."""
+    file = tmp_path / "python.session"
+    eviction = package.Eviction(budget=1024, positions="compact")
+    session = package.Engine(bundled, progress=False).session(eviction=eviction)
+    session.chat(ASK, system=NOTE, max_tokens=3)  # cut short
+    session.save(file)
+    then = ["Who wrote the notes?", "What does Jonas keep?"]
+    found = chat("-m", bundled, "--load", file, "-n", "20", lines=then).stdout.splitlines()
+    assert found == [session.chat(line, max_tokens=20).text.lstrip() for line in then]
+
+
 def test_errors_of_commands_end_a_pipe(bundled: Path) -> None:
     for line, message in [
         ("/nope", 'found "/nope"'),
@@ -111,6 +123,7 @@ def test_errors_of_commands_end_a_pipe(bundled: Path) -> None:
         ("/clear now", "/clear: nothing behind it expected"),
         ("/budget x", "a number of tokens or a percentage"),
         ("/budget 1", "budget: at least"),
+        ("/budget 25%", "(a conversation has no length to take a share of), found 25%"),
         ("/load /no/such/file", "/no/such/file"),
         ("/save /no/such/folder/file", "/no/such/folder/file"),
     ]:
@@ -126,6 +139,7 @@ def test_bad_usage(bundled: Path, llama: Path) -> None:
         (["-m", bundled, "--template", "x"], 2, "--template: one of llama3, chatml"),
         (["-m", bundled, "--system", "note " * 2000], 2, "--budget: at least"),
         (["-m", bundled, "--policy", "full", "--positions", "compact"], 2, "--positions: "),
+        (["-m", bundled, "--budget", "25%"], 2, "budget: a number of tokens expected"),
         (["-m", bundled, "hello"], 2, "messages are read from standard input"),
         (["-m", bundled, "--max-tokens", "0"], 2, "--max-tokens: "),
         (["-m", bundled, "--system-file", "-"], 2, "--system-file: a file expected"),
@@ -205,6 +219,8 @@ def test_terminal(bundled: Path, leave: str) -> None:
         read_until(process.stderr.fileno(), b"> ")
         os.write(leader, b"/nope\n")  # something to try again
         assert b"/help, /stats" in read_until(process.stderr.fileno(), b"> ")
+        os.write(leader, b"x" * 5000 + b"\n")  # of which the terminal keeps less
+        assert b"at most 4,094 bytes" in read_until(process.stderr.fileno(), b"> ")
         os.write(leader, ASK.encode() + b"\n")
         assert len(read_until(process.stdout.fileno(), b"\n")) > 2
         read_until(process.stderr.fileno(), b"> ")

@@ -19,9 +19,9 @@ PROMPT = "The quick brown fox jumps over the lazy dog. " * 10
 EVICTION = ["--policy", "a2sf", "--budget", "64"]
 
 
-def generate(*arguments: object) -> dict[str, Any]:
+def generate(*arguments: object, stdin: str = "") -> dict[str, Any]:
     """What `a2sf run --json` tells; end-of-text tokens are left to themselves."""
-    done = run_a2sf("run", "--json", *arguments)
+    done = run_a2sf("run", "--json", *arguments, stdin=stdin)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -40,6 +40,15 @@ def test_a_generation_goes_on_where_it_was_saved(eviction: list[str], tmp_path: 
     generate("-n", "5", "--load-session", file, "--save-session", again)
     assert generate("-n", "7", "--load-session", again)["ids"] == whole["ids"][5:]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.session", "it.session"]
+
+
+def test_a_prompt_over_a_pipe_is_read_behind_a_loaded_session(tmp_path: Path) -> None:
+    file = tmp_path / "it.session"
+    generate("-p", PROMPT, "-n", "0", "--save-session", file, *EVICTION)
+    by_option = generate("-n", "5", "-p", "And then", "--load-session", file)
+    by_pipe = generate("-n", "5", "--load-session", file, stdin="And then\n")
+    assert by_pipe["ids"] == by_option["ids"]
+    assert by_pipe["stats"]["n_prompt"] > 0
 
 
 def test_options_of_the_file_may_be_given_and_no_others(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ BUDGET = 32
 
 @pytest.fixture(scope="module")
 def engine(bundled: Path) -> a2sf.Engine:
-    return a2sf.Engine(bundled, eviction=a2sf.Eviction(budget=BUDGET))
+    return a2sf.Engine(bundled, eviction=a2sf.Eviction(budget=BUDGET, positions="compact"))
 
 
 @pytest.fixture(scope="module")

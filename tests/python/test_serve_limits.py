@@ -380,7 +380,7 @@ def test_a_second_signal_ends_it_at_once(bundled: Path) -> None:
 
 def test_a_signal_lets_answers_end(bundled: Path) -> None:
     n_tokens = 300
-    engine = a2sf.Engine(bundled, eviction=a2sf.Eviction(budget=64))
+    engine = a2sf.Engine(bundled, eviction=a2sf.Eviction(budget=64, positions="compact"))
     expected = engine.generate(ENDLESS_PROMPT, max_tokens=n_tokens).text
     with ServeProcess(bundled, "--grace", 60, *ENDLESS_OPTIONS) as server:
         stream = server.client().completions.create(

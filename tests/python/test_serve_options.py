@@ -7,7 +7,7 @@ from typing import Any
 import a2sf
 import pytest
 from a2sf.serve import ServerOptions
-from a2sf.serve._arguments import make_parser, options_from
+from a2sf.serve._arguments import eviction_from, make_parser, options_from
 
 Options = dict[str, Any]
 
@@ -78,3 +78,33 @@ def test_hosts_that_the_command_allows(
 def test_help_shows_a_share_as_one_writes_it() -> None:
     assert "%%" not in make_parser().format_help()
     assert "--budget N|R% " in make_parser().format_help()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ([], None),
+        (["--policy", "full"], a2sf.Eviction(policy="full")),
+        (["--budget", "64"], a2sf.Eviction(budget=64, positions="compact")),
+        (["--policy", "h2o"], a2sf.Eviction(policy="h2o", positions="compact")),
+        (
+            ["--budget", "25%", "--positions", "original"],
+            a2sf.Eviction(budget="25%", positions="original"),
+        ),
+        (["--pinned", "57"], a2sf.Eviction(pinned=range(57), positions="compact")),
+        (
+            ["--pinned", "3,100-120"],
+            a2sf.Eviction(pinned=[(0, 3), (100, 120)], positions="compact"),
+        ),
+    ],
+    ids=str,
+)
+def test_cache_options(line: list[str], expected: a2sf.Eviction | None) -> None:
+    assert eviction_from(vars(make_parser().parse_args(line))) == expected
+
+
+@pytest.mark.parametrize("wrong", ["x", "5-", "-5", "1,,2", ""])
+def test_pinned_is_ranges(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_parser().parse_args([f"--pinned={wrong}"])
+    assert f"--pinned: invalid ranges value: '{wrong}'" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from .._core import VERSION, OptionError, policies
+from .._core import VERSION, OptionError, policies, policy_evicts
 from .._engine import Engine
 from .._options import Eviction, factor_or_auto
 from ._hosts import default_allowed
@@ -14,7 +14,7 @@ from ._options import ServerOptions
 
 EVICTION = (
     "policy", "budget", "forgetting_factor", "sinks", "recent", "window", "scope", "pooling",
-    "prefill", "positions", "allocation", "guard",
+    "prefill", "positions", "pinned", "allocation", "guard",
 )  # fmt: skip
 KEYS_VARIABLE = "A2SF_API_KEY"
 
@@ -99,19 +99,46 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     add("--scope", metavar="WHICH", help="head: each KV head keeps its own tokens; layer: the same")
     add("--pooling", type=int, metavar="N", help="a token keeps neighbours within N/2 alive; odd")
     add("--prefill", metavar="MODE", help="evict after every prompt token, chunk, or the full one")
-    add("--positions", metavar="WHICH", help="original, or compact: kept tokens in a row")
+    add(
+        "--positions",
+        metavar="WHICH",
+        help="original, or compact (the default): kept tokens in a row",
+    )
+    add(
+        "--pinned",
+        type=ranges,
+        metavar="RANGES",
+        help="positions that always stay: N for the first N, FIRST-END, several with commas",
+    )
     add("--allocation", metavar="HOW", help="of the budget to heads: equal, or auto by their need")
     add("--guard", type=float, metavar="SHARE",
         help="of what a chunk leaves, kept because its keys are unlike the others")  # fmt: skip
 
 
+def ranges(text: str) -> list[tuple[int, int]]:
+    """Parse --pinned."""
+    found = []
+    for part in text.split(","):
+        first, dash, end = part.rpartition("-")
+        found.append((int(first) if dash else 0, int(end)))
+    return found
+
+
 def eviction_from(given: dict[str, Any]) -> Eviction | None:
-    """Return how the cache is kept; None without any option of it."""
+    """Return how the cache is kept; None without any option of it.
+
+    Positions are compact where none are asked for: a prompt may be longer than what the model was
+    trained for.
+    """
     values = {name: given[name] for name in EVICTION if name in given}
     for name in ("budget", "recent"):
         if name in values and values[name].isdecimal():
             values[name] = int(values[name])
-    return Eviction(**values) if values else None
+    if not values:
+        return None
+    if policy_evicts(values.get("policy", Eviction().policy)):
+        values.setdefault("positions", "compact")
+    return Eviction(**values)
 
 
 def engine_from(given: dict[str, Any], eviction: Eviction | None) -> Engine:
