@@ -198,7 +198,9 @@ void Session::set_eviction(const EvictionOptions &eviction) {
                                   name_of(config.positions)));
         }
         std::vector<float> divided;
-        if (divides(config, n_tokens_)) divided = shares(config, n_tokens_);
+        if (divides(config, n_tokens_)) {
+            divided = shares(config, eviction.needs_prompt_length(), n_tokens_);
+        }
         cache.configure(config);
         if (!divided.empty()) cache.divide(std::move(divided));
         for (size_t layer = 0; layer < cache.shape().n_layers; ++layer) cache.evict(layer);
@@ -206,14 +208,14 @@ void Session::set_eviction(const EvictionOptions &eviction) {
     options_.eviction = eviction;
 }
 
-// What a head gets of the budget by what the model's heads need. n_tokens: of the text, as far as
-// it is known.
-std::vector<float> Session::shares(const EvictionConfig &config, size_t n_tokens) const {
+// What a head gets of the budget by what the model's heads need. of_text: the budget is a share of
+// a text; n_tokens: of the text, as far as it is known.
+std::vector<float> Session::shares(const EvictionConfig &config, bool of_text,
+                                   size_t n_tokens) const {
     const Config &model = model_->config();
     const std::vector<float> &need =
         model_->head_need([&] { return head_need(*model_, *parts_->work->backend); });
     // No head has a use for more than the context, or the text of which the budget is a share.
-    const bool of_text = options_.eviction.needs_prompt_length();
     const size_t most_tokens = of_text ? std::min(n_tokens, model.n_ctx) : model.n_ctx;
     const double most = static_cast<double>(most_tokens) / static_cast<double>(config.budget);
     return shares_of_need(need, config.scope == Scope::Layer ? model.n_kv_heads : 1, most);
@@ -241,7 +243,9 @@ void Session::prepare(size_t n_ids) {
     const EvictionConfig &config = first ? resolved : cache.config();
     std::vector<float> divided;
     const size_t n_known = std::max(n_tokens_ + n_ids, n_reserved_);
-    if (divides(config, n_known)) divided = shares(config, n_known);
+    if (divides(config, n_known)) {
+        divided = shares(config, options_.eviction.needs_prompt_length(), n_known);
+    }
     const size_t n_ctx = model_->config().n_ctx;
     const size_t n_total = n_tokens_ + n_ids;
     if (!config.evicts() && n_total > n_ctx) {

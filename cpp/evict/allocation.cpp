@@ -96,18 +96,33 @@ std::vector<float> shares_of_need(std::span<const float> need, size_t group, dou
     const double largest = *std::max_element(wanted.begin(), wanted.end());
     most = std::min(most, kMostShare);
     if (!(largest > 0) || most <= 1) return share;
-    const auto clipped = [&](size_t i, double scale) {
-        return std::clamp(wanted[i] / largest * scale, kLeastShare, most);
-    };
-    // The scale at which the mean is 1, by halves.
-    double low = 0, high = static_cast<double>(n_heads) * most / kLeastShare;
-    for (int i = 0; i < 64; ++i) {
-        const double middle = low + (high - low) / 2;
+    // Of the largest; above 0, so that some scale gives anyone the most.
+    constexpr double kLeastWanted = 1e-6;
+    for (double &one : wanted) one = std::max(one / largest, kLeastWanted);
+    std::vector<bool> gets_all(n_heads);
+    const auto fill_in = [&](double scale) {
         double total = 0;
-        for (size_t head = 0; head < n_heads; ++head) total += clipped(head, middle);
-        (total > static_cast<double>(n_heads) ? high : low) = middle;
+        for (size_t i = 0; i < n_heads; ++i) {
+            const double one = std::clamp(wanted[i] * scale, kLeastShare, most);
+            share[i] = static_cast<float>(gets_all[i] ? most : one);
+            total += static_cast<double>(share[i]);
+        }
+        return total;
+    };
+    // At the scale at which the mean is 1, by halves.
+    const auto divide = [&] {
+        double low = 0, high = most / kLeastWanted;
+        for (int i = 0; i < 64; ++i) {
+            const double middle = low + (high - low) / 2;
+            (fill_in(middle) > static_cast<double>(n_heads) ? high : low) = middle;
+        }
+        fill_in(low);
+    };
+    divide();
+    for (size_t i = 0; i < n_heads; ++i) {
+        gets_all[i] = static_cast<double>(share[i]) >= kNearlyMost * most;
     }
-    for (size_t i = 0; i < n_heads; ++i) share[i] = static_cast<float>(clipped(i, low));
+    divide();
     return share;
 }
 

@@ -25,11 +25,14 @@ void check_n_shares(const std::vector<float> &allocation, size_t n_heads);
 std::vector<HeadBudget> head_budgets(const EvictionConfig &config, size_t n_heads);
 
 // Shares for Division::Auto from what heads need, both [n_heads]: in proportion to the
-// need, none below kLeastShare of the mean or above kMostShare, or above `most` where that is less.
+// need, none below kLeastShare of the mean or above kMostShare, or above `most` where that is less;
+// where that gives a head kNearlyMost of the most, it gets all of it at the others' expense: such
+// heads look up what was read long ago, and half of it is nothing found.
 // group: so many heads in a row get what they need in the mean, for those that hold the same
 // tokens. All the same where nothing is needed.
 constexpr double kLeastShare = 0.3;
-constexpr double kMostShare = 4.5;
+constexpr double kMostShare = 4.25;  // all of a text and of an answer at a quarter of it
+constexpr double kNearlyMost = 0.75;
 std::vector<float> shares_of_need(std::span<const float> need, size_t group, double most);
 
 }  // namespace a2sf

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace a2sf {
 
@@ -31,6 +32,19 @@ void each_candidate(const EvictionConfig &config, size_t n_recent, std::span<con
     for (; i < range.last; ++i) visit(i);
 }
 
+// The tokens within reach of one, [first, last), that move_to() was last given; older ones first.
+struct Neighbours {
+    std::span<const int32_t> pos;
+    int32_t reach;
+    size_t first = 0;
+    size_t last = 0;
+
+    void move_to(size_t i) {
+        while (pos[i] - pos[first] > reach) ++first;
+        while (last < pos.size() && pos[last] - pos[i] <= reach) ++last;
+    }
+};
+
 }  // namespace
 
 void share_rows(size_t n_heads, size_t live, Matrix<float> rows) {
@@ -44,9 +58,14 @@ void share_rows(size_t n_heads, size_t live, Matrix<float> rows) {
 
 void guard_ranks(const EvictionConfig &config, size_t n_recent, const HeadView &head,
                  size_t n_victims, float *rank, std::span<uint64_t> scratch) {
+    const float *similarity = head.similarity.data();
+    Neighbours near{head.pos, kGuardReach};
     size_t n = 0;
-    each_candidate(config, n_recent, head.pos,
-                   [&](size_t i) { scratch[n++] = key_of(-head.similarity[i], i); });
+    each_candidate(config, n_recent, head.pos, [&](size_t i) {
+        near.move_to(i);
+        const float total = std::accumulate(similarity + near.first, similarity + near.last, 0.0f);
+        scratch[n++] = key_of(-total / static_cast<float>(near.last - near.first), i);
+    });
     const size_t n_guarded = floor_share(config.guard, n - n_victims);
     if (n_guarded == 0) return;
     const auto first = scratch.begin() + static_cast<std::ptrdiff_t>(n - n_guarded);
@@ -57,13 +76,10 @@ void guard_ranks(const EvictionConfig &config, size_t n_recent, const HeadView &
 }
 
 void pool_maximum(size_t pooling, std::span<const int32_t> pos, const float *from, float *to) {
-    const int32_t reach = static_cast<int32_t>(pooling / 2);
-    size_t first = 0;
-    size_t last = 0;
+    Neighbours near{pos, static_cast<int32_t>(pooling / 2)};
     for (size_t i = 0; i < pos.size(); ++i) {
-        while (pos[i] - pos[first] > reach) ++first;
-        while (last < pos.size() && pos[last] - pos[i] <= reach) ++last;
-        to[i] = *std::max_element(from + first, from + last);
+        near.move_to(i);
+        to[i] = *std::max_element(from + near.first, from + near.last);
     }
 }
 

@@ -24,8 +24,11 @@ void spread_ranks(const EvictionConfig &config, const Policy &policy,
                   std::span<const HeadView> heads, Matrix<float> rank, std::span<float> scratch);
 
 // Puts the share config.guard of what will be left above all other ranks: the candidates whose keys
-// are least like the others (those that KeyDiff keeps, arXiv 2504.15364). n_victims: how many are
-// to leave. head.similarity is needed. rank [live]; scratch [live].
+// are least like the others (those that KeyDiff keeps, arXiv 2504.15364), each in the mean with
+// those that are left within kGuardReach positions: a name or a number is several tokens, and found
+// only whole. n_victims: how many are to leave. head.similarity is needed. rank [live]; scratch
+// [live].
+constexpr int32_t kGuardReach = 3;
 void guard_ranks(const EvictionConfig &config, size_t n_recent, const HeadView &head,
                  size_t n_victims, float *rank, std::span<uint64_t> scratch);
 

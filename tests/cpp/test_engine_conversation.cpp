@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "engine/conversation.h"
@@ -149,6 +150,40 @@ TEST_CASE("a session that has read keeps its policy and positions") {
     session.set_eviction(other);
     session.feed(some_ids(60));
     CHECK(session.cache().config().compact());
+}
+
+TEST_CASE("a share that takes the place of a number divides as from the start") {
+    const auto budgets = [](const Session &session) {
+        const Cache &cache = session.cache();
+        std::vector<size_t> found;
+        for (size_t layer = 0; layer < cache.shape().n_layers; ++layer) {
+            for (size_t head = 0; head < cache.shape().n_kv_heads; ++head) {
+                found.push_back(cache.budget(layer, head));
+            }
+        }
+        return found;
+    };
+    SessionOptions options = with("a2sf", 60);
+    options.eviction.budget = Amount::of_share(0.8);
+    Session first(tiny().model, options);
+    first.feed(some_ids(60));
+    const std::vector<size_t> expected = budgets(first);
+    CHECK(*std::max_element(expected.begin(), expected.end()) <= 61);
+    Session changed(tiny().model, with("a2sf", 60));
+    changed.feed(some_ids(60));
+    changed.set_eviction(options.eviction);
+    CHECK(budgets(changed) == expected);
+}
+
+TEST_CASE("a conversation's budget is a number of tokens") {
+    SessionOptions options = with("a2sf", 60);
+    Conversation turns = converse(options);
+    CHECK_THROWS_WITH_AS(turns.set_budget(Amount::of_share(0.25)), doctest::Contains("found 25%"),
+                         OptionError);
+    turns.ask("hi", at_most(2));
+    CHECK(turns.session().cache().config().budget == 60);
+    options.eviction.budget = Amount::of_share(0.25);
+    CHECK_THROWS_WITH_AS(converse(options), doctest::Contains("found 25%"), OptionError);
 }
 
 TEST_CASE("a saved conversation goes on as if it had not been") {

@@ -1,6 +1,7 @@
 // A budget divided among heads: what each gets, and what is refused.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <string>
@@ -107,4 +108,48 @@ TEST_CASE("an allocation that cannot be is refused") {
     options = {.policy = "full"};
     options.allocation = {1, 2, 3};
     says(refusal(options, 3), "allocation");
+}
+
+TEST_CASE("shares follow the need between the least and the most, and are 1 in the mean") {
+    const auto mean = [](const std::vector<float> &share) {
+        return std::accumulate(share.begin(), share.end(), 0.0) / static_cast<double>(share.size());
+    };
+    const std::vector<float> need = {0.0f, 1.0f, 1.2f, 1.4f, 2.0f, 0.9f};
+    const std::vector<float> share = shares_of_need(need, 1, 100);
+    CHECK(mean(share) == doctest::Approx(1));
+    CHECK(share[0] == doctest::Approx(kLeastShare));
+    CHECK(share[4] / share[1] == doctest::Approx(2));
+    CHECK(share[3] / share[2] == doctest::Approx(1.4 / 1.2));
+    // Two heads in a row that hold the same tokens.
+    const std::vector<float> pairs = shares_of_need(need, 2, 100);
+    CHECK(pairs[0] == pairs[1]);
+    CHECK(pairs[4] == pairs[5]);
+    CHECK(mean(pairs) == doctest::Approx(1));
+    // Nothing needed, or nothing to give.
+    CHECK(shares_of_need(std::vector<float>(3, 0.0f), 1, 100) == std::vector<float>(3, 1.0f));
+    CHECK(shares_of_need(need, 1, 1) == std::vector<float>(6, 1.0f));
+    CHECK(shares_of_need({std::vector<float>{NAN, 1, 1}}, 1, 100)[0] ==
+          doctest::Approx(kLeastShare));
+}
+
+TEST_CASE("a head that needs nearly the most gets all of it") {
+    std::vector<float> need(200, 1.0f);
+    need[3] = 3.9f;
+    need[7] = 3.0f;
+    need[8] = 100.0f;
+    const std::vector<float> share = shares_of_need(need, 1, 100);
+    CHECK(share[8] == doctest::Approx(kMostShare));
+    CHECK(share[3] == doctest::Approx(kMostShare));  // not 3.9 / 3.0 of the next
+    CHECK(share[7] < kNearlyMost * kMostShare);
+    CHECK(share[7] / share[0] == doctest::Approx(3));
+    CHECK(std::accumulate(share.begin(), share.end(), 0.0) == doctest::Approx(200));
+    // However far the others are behind.
+    const std::vector<float> few =
+        shares_of_need(std::vector<float>{10, 9, 0.02f, 0.005f, 0}, 1, 1.4);
+    CHECK(few[0] == doctest::Approx(1.4));
+    CHECK(few[2] == doctest::Approx(1.4));
+    CHECK(std::accumulate(few.begin(), few.end(), 0.0) == doctest::Approx(5));
+    const std::vector<float> less = shares_of_need(need, 1, 2);
+    CHECK(*std::max_element(less.begin(), less.end()) == doctest::Approx(2));
+    CHECK(less[7] == doctest::Approx(2));
 }

@@ -132,3 +132,30 @@ TEST_CASE("the heads of a layer share the sum of their ranks, pooled afterwards"
     spread_ranks(config, find_policy("a2sf"), heads, {rank.data(), 2, 3}, scratch);
     CHECK(rank == std::vector<float>{11, 11, 8, 11, 11, 8});
 }
+
+TEST_CASE("the guard lifts the tokens whose neighbourhood is least like the others") {
+    const std::vector<int32_t> pos = {0, 1, 2, 3, 9, 20, 21, 30, 31};
+    // Alone, the token at 9 is the least like the others; in the mean, the run from 20 on is.
+    const std::vector<float> similarity = {0.9f, 0.8f, 0.9f, 0.8f, 0.3f, 0.2f, 0.4f, 0.9f, -1.0f};
+    const HeadView head{.pos = pos, .similarity = similarity};
+    EvictionConfig config;
+    config.n_sinks = 1;
+    config.guard = 0.5;
+    const auto lifted = [&](size_t n_recent, size_t n_victims) {
+        std::vector<float> rank(pos.size(), 1.0f);
+        std::vector<uint64_t> scratch(pos.size());
+        guard_ranks(config, n_recent, head, n_victims, rank.data(), scratch);
+        std::vector<int32_t> found;
+        for (size_t i = 0; i < pos.size(); ++i) {
+            if (rank[i] > 1) found.push_back(pos[i]);
+        }
+        return found;
+    };
+    // Of 8 candidates 2 are to leave: half of the other 6. Means: 9 has 0.3, 20 and 21 0.3, 30 and
+    // 31 -0.05; equals go older first.
+    CHECK(lifted(0, 2) == std::vector<int32_t>{21, 30, 31});
+    CHECK(lifted(0, 0) == std::vector<int32_t>{20, 21, 30, 31});
+    // Recent ones need no guard, but count as neighbours.
+    CHECK(lifted(1, 1) == std::vector<int32_t>{20, 21, 30});
+    CHECK(lifted(0, 8).empty());
+}

@@ -54,7 +54,8 @@ class Policy:
         Positions never evicted: pairs (first, end), which do not overlap.
     guard
         Of the unprotected slots that the eviction of a chunk leaves, the share that goes to the
-        keys least like the head's others (`key_ranks`), whatever their rank.
+        keys least like the head's others (`key_ranks`), each in the mean with the live slots at
+        most GUARD_REACH positions away, whatever their rank.
     """
 
     name: str
@@ -82,11 +83,16 @@ class Policy:
 
 
 # Section 3.
+# Positions on either side that a token of the guard is judged with.
+GUARD_REACH = 3
+# Means of cosines are told apart ten times as finely as scores, which add up over queries.
+COSINE_GAP = 10
+
 PRESETS: dict[str, Policy] = {
     p.name: p
     for p in (
         Policy("full", "none"),
-        Policy("a2sf", forgetting_factor=0.99, sinks=4, recent="25%", guard=0.25),
+        Policy("a2sf", forgetting_factor=0.99, sinks=4, recent="25%", guard=0.65),
         Policy("a2sf-paper", forgetting_factor=0.3, prefill="token"),
         Policy("a2sf-dual", "dual", forgetting_factor=0.99, sinks=4, recent="25%", pooling=7),
         Policy("h2o", forgetting_factor=1.0, recent="50%"),
@@ -337,13 +343,13 @@ def keep_mask(
     gap = math.inf
     if guarded and policy.guard > 0 and n_evict > 1:
         assert keys is not None
-        gap = _guard(policy, rank, keys, n_evict)
+        gap = _guard(policy, pos, rank, keys, n_evict)
     order = np.argsort(rank, axis=1, kind="stable")
     np.put_along_axis(keep, order[:, :n_evict], False, axis=1)
     return keep, min(gap, *(edge_gap(row, n_evict) for row in rank))
 
 
-def _guard(policy: Policy, rank: Array, keys: Array, n_evict: int) -> float:
+def _guard(policy: Policy, pos: Array, rank: Array, keys: Array, n_evict: int) -> float:
     """Lift the slots that the guard keeps to the protected ones' rank, inf.
 
     Returns how close a call that was: the distance between the last one lifted and the next.
@@ -352,11 +358,16 @@ def _guard(policy: Policy, rank: Array, keys: Array, n_evict: int) -> float:
     if policy.scope == "layer":
         unlike = np.broadcast_to(unlike.sum(axis=0), unlike.shape)
     gap = math.inf
-    for row, own in zip(rank, unlike, strict=True):
+    for at, row, single in zip(pos, rank, unlike, strict=True):
+        near = np.abs(at[:, None] - at[None, :]) <= GUARD_REACH
+        own = (near * single).sum(axis=1) / near.sum(axis=1)
         free = np.flatnonzero(np.isfinite(row))
         n_guarded = math.floor(policy.guard * (len(free) - n_evict) + 1e-9)
         order = free[np.argsort(own[free], kind="stable")]
-        if 0 < n_guarded < len(order):
-            gap = min(gap, float(own[order[-n_guarded]] - own[order[-n_guarded - 1]]))
-        row[order[len(order) - n_guarded :]] = np.inf
+        left, lifted = np.split(order, [len(order) - n_guarded])
+        # Slots with the same neighbours are equal in any arithmetic: the older one is left.
+        close = own[lifted][:, None] - own[left][None, :]
+        close = close[(near[lifted][:, None] != near[left][None, :]).any(axis=2)]
+        gap = min(gap, COSINE_GAP * float(close.min(initial=np.inf)))
+        row[lifted] = np.inf
     return gap

@@ -12,7 +12,7 @@ const Policy &a2sf_policy() {
                                Preset{.forgetting_factor = 0.99f,
                                       .n_sinks = 4,
                                       .recent_share = 0.25f,
-                                      .guard = 0.25,
+                                      .guard = 0.65,
                                       .division = Division::Auto});
     return policy;
 }
