@@ -18,7 +18,7 @@ pytest.importorskip("uvicorn")
 from serve_process import ServeProcess, environment
 
 PROMPT = "Nora keeps the stone letter in the white sack. Nora keeps the stone letter"
-MESSAGES: list[Any] = [{"role": "user", "content": "Where is the spoon?"}]
+MESSAGES: list[Any] = [{"role": "user", "content": "Where is the letter?"}]
 BUDGET = 32
 
 
@@ -107,7 +107,7 @@ def test_chat(server: ServeProcess, engine: a2sf.Engine) -> None:
 
 
 def test_chat_content_in_parts(server: ServeProcess, engine: a2sf.Engine) -> None:
-    parts = [{"type": "text", "text": "Where is "}, {"type": "text", "text": "the spoon?"}]
+    parts = [{"type": "text", "text": "Where is "}, {"type": "text", "text": "the letter?"}]
     conversation: list[Any] = [{"role": "developer", "content": "Nora has the spoon."}]
     answer = server.client().chat.completions.create(
         model=server.model,
