@@ -197,10 +197,7 @@ void Session::set_eviction(const EvictionOptions &eviction) {
                                   ", with which the session has read, expected, found ",
                                   name_of(config.positions)));
         }
-        std::vector<float> divided;
-        if (divides(config, n_tokens_)) {
-            divided = shares(config, eviction.needs_prompt_length(), n_tokens_);
-        }
+        std::vector<float> divided = shares(eviction, config, n_tokens_);
         cache.configure(config);
         if (!divided.empty()) cache.divide(std::move(divided));
         for (size_t layer = 0; layer < cache.shape().n_layers; ++layer) cache.evict(layer);
@@ -208,14 +205,16 @@ void Session::set_eviction(const EvictionOptions &eviction) {
     options_.eviction = eviction;
 }
 
-// What a head gets of the budget by what the model's heads need. of_text: the budget is a share of
-// a text; n_tokens: of the text, as far as it is known.
-std::vector<float> Session::shares(const EvictionConfig &config, bool of_text,
+// What a head gets of the budget by what the model's heads need; nothing where the cache is not to
+// be divided now. config: what the options came to; n_tokens: of the text, as far as it is known.
+std::vector<float> Session::shares(const EvictionOptions &eviction, const EvictionConfig &config,
                                    size_t n_tokens) const {
+    if (!divides(config, n_tokens)) return {};
     const Config &model = model_->config();
     const std::vector<float> &need =
         model_->head_need([&] { return head_need(*model_, *parts_->work->backend); });
     // No head has a use for more than the context, or the text of which the budget is a share.
+    const bool of_text = eviction.needs_prompt_length();
     const size_t most_tokens = of_text ? std::min(n_tokens, model.n_ctx) : model.n_ctx;
     const double most = static_cast<double>(most_tokens) / static_cast<double>(config.budget);
     return shares_of_need(need, config.scope == Scope::Layer ? model.n_kv_heads : 1, most);
@@ -241,11 +240,8 @@ void Session::prepare(size_t n_ids) {
     EvictionConfig resolved;
     if (first) resolved = resolve(options_.eviction, n_ids);
     const EvictionConfig &config = first ? resolved : cache.config();
-    std::vector<float> divided;
     const size_t n_known = std::max(n_tokens_ + n_ids, n_reserved_);
-    if (divides(config, n_known)) {
-        divided = shares(config, options_.eviction.needs_prompt_length(), n_known);
-    }
+    std::vector<float> divided = shares(options_.eviction, config, n_known);
     const size_t n_ctx = model_->config().n_ctx;
     const size_t n_total = n_tokens_ + n_ids;
     if (!config.evicts() && n_total > n_ctx) {

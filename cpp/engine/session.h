@@ -102,7 +102,8 @@ class Session {
   private:
     struct Parts;
     void check_complete() const;
-    std::vector<float> shares(const EvictionConfig &config, bool of_text, size_t n_tokens) const;
+    std::vector<float> shares(const EvictionOptions &eviction, const EvictionConfig &config,
+                              size_t n_tokens) const;
     void check_ids(std::span<const int32_t> ids) const;
     void prepare(size_t n_ids);
     size_t read_chunk(std::span<const int32_t> ids, size_t n_done, const LogitsSink *sink,

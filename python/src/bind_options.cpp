@@ -49,9 +49,9 @@ EvictionOptions make_eviction(nb::handle policy, nb::handle budget, nb::handle f
 }
 
 // As (first, end).
-std::vector<std::pair<size_t, size_t>> pinned_pairs(const EvictionOptions &options) {
+std::vector<std::pair<size_t, size_t>> to_pairs(const std::vector<PositionRange> &ranges) {
     std::vector<std::pair<size_t, size_t>> pairs;
-    for (const PositionRange &range : options.pinned) pairs.emplace_back(range.first, range.last);
+    for (const PositionRange &range : ranges) pairs.emplace_back(range.first, range.last);
     return pairs;
 }
 
@@ -83,7 +83,7 @@ nb::dict given_options(const EvictionOptions &options) {
     set("pooling", count(options.pooling));
     set("prefill", name(options.prefill));
     set("positions", name(options.positions));
-    if (!options.pinned.empty()) set("pinned", nb::cast(pinned_pairs(options)));
+    if (!options.pinned.empty()) set("pinned", nb::cast(to_pairs(options.pinned)));
     if (options.guard) set("guard", nb::float_(*options.guard));
     if (options.division) set("allocation", nb::str(name_of(*options.division)));
     if (!options.allocation.empty()) set("allocation", nb::cast(options.allocation));
@@ -142,11 +142,15 @@ void bind_options(nb::module_ &m) {
              arg("prefill").none(), arg("positions").none(), arg("pinned") = nb::none(),
              arg("guard") = nb::none(), arg("division") = nb::none(),
              arg("allocation") = std::vector<float>())
-        .def_prop_ro("pinned", &pinned_pairs)
+        .def_prop_ro("pinned",
+                     [](const EvictionOptions &options) { return to_pairs(options.pinned); })
         .def_prop_ro("options", &given_options, nb::sig("def options(self) -> dict[str, object]"),
                      "What was given, by name.")
         .def("text", &eviction_file, arg("note"), "The options as an eviction file.")
         .def_static("parse", &parse_eviction_file, arg("text"), "Reads an eviction file.");
+    m.def(
+        "parse_ranges", [](const std::string &text) { return to_pairs(parse_ranges(text)); },
+        arg("text"), "Pairs (first, end) of a command line's --pinned. OptionError for others.");
     nb::class_<SamplingOptions>(m, "SamplingOptions", "A validated a2sf.Sampling.")
         .def("__init__", make_with(&make_sampling), arg("temperature").none(), arg("top_k").none(),
              arg("top_p").none(), arg("min_p").none(), arg("repeat_penalty").none(),

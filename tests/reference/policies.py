@@ -82,12 +82,12 @@ class Policy:
         return self.kind in ("attention", "dual")
 
 
-# Section 3.
 # Positions on either side that a token of the guard is judged with.
 GUARD_REACH = 3
 # Means of cosines are told apart ten times as finely as scores, which add up over queries.
 COSINE_GAP = 10
 
+# Section 3.
 PRESETS: dict[str, Policy] = {
     p.name: p
     for p in (
@@ -352,7 +352,8 @@ def keep_mask(
 def _guard(policy: Policy, pos: Array, rank: Array, keys: Array, n_evict: int) -> float:
     """Lift the slots that the guard keeps to the protected ones' rank, inf.
 
-    Returns how close a call that was: the distance between the last one lifted and the next.
+    Returns how close a call that was: the least distance, COSINE_GAP times over, between one that
+    is lifted and one that is left, of those with different neighbours.
     """
     unlike = key_ranks(keys)
     if policy.scope == "layer":

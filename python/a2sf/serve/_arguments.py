@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from .._core import VERSION, OptionError, policies, policy_evicts
+from .._core import VERSION, OptionError, parse_ranges, policies, policy_evicts
 from .._engine import Engine
 from .._options import Eviction, factor_or_auto
 from ._hosts import default_allowed
@@ -116,12 +116,11 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 
 
 def ranges(text: str) -> list[tuple[int, int]]:
-    """Parse --pinned."""
-    found = []
-    for part in text.split(","):
-        first, dash, end = part.rpartition("-")
-        found.append((int(first) if dash else 0, int(end)))
-    return found
+    """Read --pinned as the native program does."""
+    try:
+        return parse_ranges(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(f"invalid ranges value: {text!r}; {error}") from None
 
 
 def eviction_from(given: dict[str, Any]) -> Eviction | None:
