@@ -186,6 +186,9 @@ class Backend {
     virtual void copy_to_host(void *host, const void *device, size_t n_bytes) = 0;
     virtual void copy_to_device(void *device, const void *host, size_t n_bytes) = 0;
 
+    // What operations have taken for themselves so far and keep for the next ones.
+    virtual size_t scratch_bytes() const = 0;
+
     // out[i] = scale * table[ids[i]]. out [n_ids, table.cols].
     virtual void embed(const Weight &table, std::span<const int32_t> ids, float scale,
                        Matrix<float> out) = 0;

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/process_memory.h"
+#include "evict/allocation.h"
 #include "evict/registry.h"
 #include "model/decoder.h"
 
@@ -29,6 +30,15 @@ size_t aside_bytes(const Model &model) {
     return (size_t{1} << 20) + 32 * model.config().n_vocab;
 }
 
+// What the allocator keeps of finding out what heads need, seen to be about what a decoder takes.
+size_t need_bytes(const Model &model, const EvictionConfig &eviction) {
+    constexpr size_t kNeedTokens = 128;  // at a time
+    if (eviction.division != Division::Auto) return 0;
+    const Config &config = model.config();
+    const size_t n_floats = 6 * config.dim + 2 * config.q_dim() + 2 * config.hidden_dim;
+    return kNeedTokens * n_floats * sizeof(float);
+}
+
 CacheShape shape_of(const Model &model, KvType type) {
     const Config &config = model.config();
     return {config.n_layers, config.n_kv_heads, config.head_dim, type};
@@ -42,9 +52,8 @@ EvictionConfig evicting(const EvictionOptions &options) {
 }
 
 // Slots that are needed beside the budget.
-size_t chunk_of(const EvictionConfig &eviction, const SessionOptions &options, size_t n_slots) {
-    const size_t chunk = eviction.prefill == PromptMode::Token ? 1 : options.batch;
-    return std::min(chunk, n_slots - 1);
+size_t chunk_of(const EvictionConfig &eviction, const SessionOptions &options) {
+    return eviction.prefill == PromptMode::Token ? 1 : options.batch;
 }
 
 // The model's first layer as a session runs it, on a cache that has that layer alone.
@@ -64,7 +73,9 @@ class OneLayer {
         eviction.pinned.clear();
         // What mode `full` holds until a prompt ends is in n_slots.
         if (eviction.prefill == PromptMode::Full) eviction.prefill = PromptMode::Chunk;
-        if (eviction.evicts()) eviction.budget = n_slots - chunk_of(eviction, options, n_slots);
+        if (eviction.evicts()) {
+            eviction.budget = n_slots - std::min(chunk_of(eviction, options), n_slots - 1);
+        }
         cache_.configure(eviction);
         cache_.reserve(n_slots);
     }
@@ -123,43 +134,50 @@ Scratch measure_scratch(const Model &model, const SessionOptions &options, KvTyp
     return {n_slots, all, grown / (static_cast<double>(n_slots) / 2)};
 }
 
-// The same for any n_slots: that of very long texts, and of those for which there is no memory to
-// try, is in proportion to a shorter one's.
-double scratch_bytes(const Model &model, const SessionOptions &options, KvType type,
-                     const EvictionConfig &eviction, size_t n_slots, double &per_slot) {
+// For n_slots. Very long texts, and those for which there is no memory to try, need in proportion
+// to a shorter one.
+Scratch scratch_for(const Model &model, const SessionOptions &options, KvType type,
+                    const EvictionConfig &eviction, size_t n_slots) {
     constexpr size_t kFewSlots = 64;  // to give up at
     const size_t most = std::clamp<size_t>(16 * options.batch, 1024, 8192);
     for (size_t tried = std::min(n_slots, most);; tried /= 2) {
         try {
-            const Scratch scratch = measure_scratch(model, options, type, eviction, tried);
-            per_slot = scratch.per_slot;
-            return scratch.at(n_slots);
+            return measure_scratch(model, options, type, eviction, tried);
         } catch (const DeviceError &) {
             if (tried < kFewSlots) throw;
         }
     }
 }
 
-// The most slots of a cache, `most` or fewer, that fit into n_bytes with the scratch they need.
-size_t slots_within(const Model &model, const SessionOptions &options, KvType type,
-                    const EvictionConfig &eviction, size_t n_bytes, size_t most) {
-    const double slot =
-        static_cast<double>(Cache::slot_bytes(shape_of(model, type), eviction.policy->n_lanes()));
-    const double room = static_cast<double>(n_bytes);
-    double n_slots = std::min(static_cast<double>(most), std::floor(room / slot));
-    if (n_slots < 2) return 0;
-    double per_slot = 0;
-    const auto scratch = [&] {
-        return scratch_bytes(model, options, type, eviction, static_cast<size_t>(n_slots),
-                             per_slot);
+// The largest budget, or the longest text of a full cache, `most` or less, that fits into n_bytes
+// with the scratch it needs.
+size_t most_within(const Model &model, const SessionOptions &options, KvType type,
+                   const EvictionConfig &eviction, size_t n_bytes, size_t most) {
+    const SlotBytes slot = Cache::slot_bytes(shape_of(model, type), eviction.policy->n_lanes());
+    const auto room_of = [&](size_t n) -> CacheRoom {
+        if (!eviction.evicts()) return {n, n};
+        EvictionConfig config = eviction;
+        config.budget = n;
+        const size_t chunk = chunk_of(eviction, options);
+        return {n + chunk, longest_budget(config, model.config().n_ctx) + chunk};
     };
-    const double excess = n_slots * slot + scratch() - room;
-    if (excess <= 0) return static_cast<size_t>(n_slots);
-    n_slots = std::floor(n_slots - excess / (slot + per_slot));
-    if (n_slots < 2) return 0;
-    // Fewer slots need no more scratch.
-    n_slots = std::min(n_slots, std::floor((room - scratch()) / slot));
-    return n_slots < 2 ? 0 : static_cast<size_t>(n_slots);
+    const auto search = [&](const Scratch &scratch) {
+        size_t low = 0, high = std::min(most, n_bytes / slot.kept) + 1;
+        while (high - low > 1) {
+            const size_t middle = low + (high - low) / 2;
+            const CacheRoom room = room_of(middle);
+            const double wanted = static_cast<double>(slot.of(room)) + scratch.at(room.most);
+            (wanted <= static_cast<double>(n_bytes) ? low : high) = middle;
+        }
+        return low;
+    };
+    // Scratch depends on the room, and the room on what scratch leaves. Less room needs no more.
+    size_t n = search({});
+    for (int i = 0; i < 2; ++i) {
+        if (room_of(n).most < 2 || n == 0) return 0;
+        n = std::min(n, search(scratch_for(model, options, type, eviction, room_of(n).most)));
+    }
+    return room_of(n).most < 2 ? 0 : n;
 }
 
 // Bytes that the system would still give. Memory that was promised is not there yet, so resident
@@ -216,14 +234,15 @@ std::string advice(const Model &model, const SessionOptions &options, size_t n_b
 
 std::vector<Fit> what_fits(const Model &model, const SessionOptions &options, size_t n_bytes) {
     const EvictionConfig full = resolve({}, 1), bounded = evicting(options.eviction);
-    const size_t chunk = bounded.prefill == PromptMode::Token ? 1 : options.batch;
     const size_t left = less(n_bytes, kTextBytes + aside_bytes(model));
     std::vector<Fit> fits;
     for (const KvType type : kKvTypes) {
         if (!can_store(type, model.config().head_dim)) continue;
-        Fit fit{type, Cache::slot_bytes(shape_of(model, type), bounded.policy->n_lanes())};
-        fit.context = slots_within(model, options, type, full, left, model.config().n_ctx);
-        fit.budget = less(slots_within(model, options, type, bounded, left, INT32_MAX), chunk);
+        const SlotBytes slot = Cache::slot_bytes(shape_of(model, type), bounded.policy->n_lanes());
+        Fit fit{type, slot.of({1, 1})};
+        fit.context = most_within(model, options, type, full, left, model.config().n_ctx);
+        fit.budget = most_within(model, options, type, bounded,
+                                 less(left, need_bytes(model, bounded)), INT32_MAX);
         fits.push_back(fit);
     }
     return fits;
@@ -233,21 +252,26 @@ void reserve_room(const Model &model, const SessionOptions &options, Cache &cach
                   const Room &room) {
     const EvictionConfig &eviction = cache.config();
     const KvType type = cache.shape().type;
-    const size_t slot = Cache::slot_bytes(cache.shape(), eviction.policy->n_lanes());
+    const SlotBytes slot = Cache::slot_bytes(cache.shape(), eviction.policy->n_lanes());
+    const CacheRoom all = cache.room_for(room.n_slots, room.extra);
     const auto refuse = [&](const std::string &found) {
-        const size_t freed = cache.capacity() * slot;  // a session made anew has no old cache
+        // A session made anew has no old cache, and this one's scratch to take.
+        const size_t freed = cache.n_bytes() + room.n_scratch;
         throw DeviceError(
-            str("KV cache: room for ", room.n_slots, " tokens wanted, ",
-                (room.n_slots * slot) >> 20, " MiB and scratch", found,
+            str("KV cache: room for ", all.mean, " tokens wanted, ", slot.of(all) >> 20,
+                " MiB and scratch", found,
                 room.advises ? advice(model, options, bytes_for_cache(model) + freed) : ""));
     };
     // Scratch is a small part of the cache, and asked for only where it decides.
-    const auto fits = [&](size_t n_bytes, size_t n) {
-        if (n <= n_bytes / 2 / slot) return true;
+    const auto fits = [&](size_t n_bytes, const CacheRoom &wanted) {
+        const size_t n_cache = slot.of(wanted);
+        if (n_cache <= n_bytes / 2) return true;
         const size_t left = less(n_bytes, aside_bytes(model));
-        if (n > left / slot) return false;
+        if (n_cache > left) return false;
+        if (!room.advises) return true;
         try {
-            return !room.advises || slots_within(model, options, type, eviction, left, n) == n;
+            const Scratch scratch = scratch_for(model, options, type, eviction, wanted.most);
+            return scratch.at(wanted.most) <= static_cast<double>(left - n_cache + room.n_scratch);
         } catch (const DeviceError &) {
             return false;
         } catch (const std::bad_alloc &) {
@@ -257,9 +281,7 @@ void reserve_room(const Model &model, const SessionOptions &options, Cache &cach
     // Before anything is taken: a system that has promised memory it does not have ends the process
     // later, and scratch that is missed in the middle of a text loses what was read.
     const Left left;
-    const size_t n_slots = cache.mean_room(room.n_slots, room.extra);
-    const size_t n_needed = cache.mean_room(room.n_needed, room.extra);
-    if (!fits(left.space, n_slots) || !fits(left.resident, n_needed)) {
+    if (!fits(left.space, all) || !fits(left.resident, cache.room_for(room.n_needed, room.extra))) {
         refuse(", more than is left");
     }
     try {
@@ -274,9 +296,8 @@ void reserve_room(const Model &model, const SessionOptions &options, Cache &cach
 std::string most_budget(const Model &model, const SessionOptions &options, size_t n_tokens) {
     const size_t n_bytes = bytes_for_cache(model);
     const size_t n_lanes = evicting(options.eviction).policy->n_lanes();
-    if (n_tokens <= n_bytes / 2 / Cache::slot_bytes(shape_of(model, options.kv_type), n_lanes)) {
-        return {};
-    }
+    const SlotBytes slot = Cache::slot_bytes(shape_of(model, options.kv_type), n_lanes);
+    if (n_tokens <= n_bytes / 2 / slot.of({1, 1})) return {};
     return advice(model, options, n_bytes);
 }
 

@@ -26,10 +26,11 @@ struct Fit {
 std::vector<Fit> what_fits(const Model &model, const SessionOptions &options, size_t n_bytes);
 
 struct Room {
-    size_t n_needed = 0;  // slots used at once
-    size_t n_slots = 0;   // for all that is to come
-    size_t extra = 0;     // tokens that enter at once
-    bool advises = true;  // finding out what would fit takes seconds, which others may wait for
+    size_t n_needed = 0;   // slots used at once
+    size_t n_slots = 0;    // for all that is to come
+    size_t extra = 0;      // tokens that enter at once
+    size_t n_scratch = 0;  // bytes that the backend has taken already
+    bool advises = true;   // finding out what would fit takes seconds, which others may wait for
 };
 
 // Cache::reserve(n_slots) for a session. Where memory does not suffice, throws DeviceError that

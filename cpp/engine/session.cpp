@@ -272,7 +272,9 @@ void Session::prepare(size_t n_ids) {
     // Without a reservation the room doubles, so that growing is rare.
     const size_t doubled = cache.capacity() == 0 ? 0 : std::max<size_t>(2 * cache.capacity(), 64);
     const size_t n_slots = std::min(bound, std::max({n_needed, n_reserved_, doubled}));
-    reserve_room(*model_, options_, cache, {n_needed, n_slots, chunk, !parts_->shares});
+    reserve_room(
+        *model_, options_, cache,
+        {n_needed, n_slots, chunk, parts_->work->backend->scratch_bytes(), !parts_->shares});
 }
 
 // One chunk of ids, of which the first n_done have been read.

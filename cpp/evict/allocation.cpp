@@ -81,6 +81,19 @@ std::vector<HeadBudget> head_budgets(const EvictionConfig &config, size_t n_head
     return result;
 }
 
+size_t longest_budget(const EvictionConfig &config, size_t n_ctx) {
+    size_t longest = config.budget;
+    if (!config.allocation.empty()) {
+        for (const HeadBudget &head : head_budgets(config, config.allocation.size())) {
+            longest = std::max(longest, head.budget);
+        }
+    } else if (config.division == Division::Auto) {
+        const auto most = static_cast<size_t>(kMostShare * static_cast<double>(config.budget));
+        longest = std::max(longest, std::min(most, n_ctx));
+    }
+    return longest;
+}
+
 std::vector<float> shares_of_need(std::span<const float> need, size_t group, double most) {
     const size_t n_heads = need.size();
     std::vector<double> wanted(n_heads);

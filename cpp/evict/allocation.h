@@ -24,6 +24,10 @@ void check_n_shares(const std::vector<float> &allocation, size_t n_heads);
 // does.
 std::vector<HeadBudget> head_budgets(const EvictionConfig &config, size_t n_heads);
 
+// What a head may hold at most: of an allocation, or of one that is still to come from what heads
+// need (Division::Auto), n_ctx being the model's context.
+size_t longest_budget(const EvictionConfig &config, size_t n_ctx);
+
 // Shares for Division::Auto from what heads need, both [n_heads]: in proportion to the
 // need, none below kLeastShare of the mean or above kMostShare, or above `most` where that is less;
 // where that gives a head kNearlyMost of the most, it gets all of it at the others' expense: such

@@ -83,10 +83,16 @@ bool Cache::has_room(size_t capacity, size_t extra) const {
     return true;
 }
 
-size_t Cache::mean_room(size_t capacity, size_t extra) const {
+CacheRoom Cache::room_for(size_t capacity, size_t extra) const {
+    CacheRoom room;
     size_t total = 0;
-    for (size_t i = 0; i < heads_.size(); ++i) total += wanted_room(i, capacity, extra);
-    return (total + heads_.size() - 1) / heads_.size();
+    for (size_t i = 0; i < heads_.size(); ++i) {
+        const size_t wanted = wanted_room(i, capacity, extra);
+        total += wanted;
+        room.most = std::max(room.most, wanted);
+    }
+    room.mean = (total + heads_.size() - 1) / heads_.size();
+    return room;
 }
 
 void Cache::reserve(size_t capacity, size_t extra) {
@@ -173,7 +179,7 @@ void Cache::allocate_scratch(size_t capacity) {
     keys_ = Buffer<uint64_t>(step, "eviction scratch");
 }
 
-size_t Cache::slot_bytes(const CacheShape &shape, size_t n_lanes) {
+SlotBytes Cache::slot_bytes(const CacheShape &shape, size_t n_lanes) {
     const size_t row = kv_row_bytes(shape.type, shape.head_dim);
     const size_t lanes = n_lanes * sizeof(float);
     // K, V; positions, order, holes, scores.
@@ -182,7 +188,7 @@ size_t Cache::slot_bytes(const CacheShape &shape, size_t n_lanes) {
     const size_t scratch = 7 * sizeof(uint32_t) + lanes + sizeof(uint64_t);
     // Query weights and the scratch of ranks, which heads share.
     const size_t shared = (kMaxScoreLanes + 1) * sizeof(float);
-    return shape.n_kv_heads * (shape.n_layers * kept + scratch) + shared;
+    return {shape.n_kv_heads * shape.n_layers * kept, shape.n_kv_heads * scratch + shared};
 }
 
 void Cache::clear() {

@@ -25,6 +25,20 @@ struct CacheShape {
     KvType type = KvType::F16;
 };
 
+// Slots of a head, where heads may have different numbers of them.
+struct CacheRoom {
+    size_t mean = 0;  // rounded up
+    size_t most = 0;
+};
+
+// What a cache takes for each slot of that room.
+struct SlotBytes {
+    size_t kept = 0;     // of the mean, in all heads together: K, V, and what is known of a slot
+    size_t scratch = 0;  // of the most, for a step
+
+    size_t of(const CacheRoom &room) const { return room.mean * kept + room.most * scratch; }
+};
+
 // Slots [0, live) of a head are in use while attention runs. An eviction leaves holes among them,
 // which the next append fills first, in place; holes that are left over are closed by moving the
 // highest slots down, so that steady decoding never moves anything.
@@ -56,14 +70,13 @@ class Cache {
     // throws DeviceError. Where heads have budgets of their own, a head gets no more than its
     // budget and `extra`, the tokens that enter at once.
     void reserve(size_t capacity, size_t extra = 0);
-    // Whether reserve() would find all the room there; and how much it would come to per head.
+    // Whether reserve() would find all the room there; and what it would come to.
     bool has_room(size_t capacity, size_t extra) const;
-    size_t mean_room(size_t capacity, size_t extra) const;
+    CacheRoom room_for(size_t capacity, size_t extra) const;
     size_t capacity() const { return capacity_; }  // of the head that has most
 
-    // What reserve() takes for each slot of capacity, in all heads together: K, V, what is known of
-    // a slot, and the scratch of a step. Growing takes the old room and the new at once.
-    static size_t slot_bytes(const CacheShape &shape, size_t n_lanes);
+    // What reserve() takes for each slot. Growing takes the old room and the new at once.
+    static SlotBytes slot_bytes(const CacheShape &shape, size_t n_lanes);
 
     void clear();
 

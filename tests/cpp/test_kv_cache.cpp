@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/registry.h"
+#include "evict/allocation.h"
 #include "evict/registry.h"
 #include "kv/cache.h"
 
@@ -202,18 +203,35 @@ TEST_CASE("a slot's bytes are what every buffer of the cache takes for it") {
             CAPTURE(policy->name);
             CAPTURE(name_of(type));
             const CacheShape shape{kLayers, kHeads, 32, type};
-            const size_t slot = Cache::slot_bytes(shape, policy->n_lanes());
+            const SlotBytes slot = Cache::slot_bytes(shape, policy->n_lanes());
             EvictionOptions options{.policy = policy->name};
             if (policy->evicts()) options.budget = Amount::of_tokens(64);
             const size_t before = buffer_bytes();
             Cache cache(*backend, shape);
             cache.configure(resolve(options, 64));
-            for (const size_t capacity : {65, 200}) {
+            for (const size_t capacity : {size_t{65}, size_t{200}}) {
                 cache.reserve(capacity);
-                CHECK(buffer_bytes() - before == capacity * slot);
+                CHECK(buffer_bytes() - before == slot.of({capacity, capacity}));
             }
         }
     }
+}
+
+TEST_CASE("where heads have budgets of their own, a slot's bytes are those of the room they get") {
+    const auto backend = find_backend("cpu").create({.n_threads = 1});
+    const CacheShape shape{kLayers, kHeads, 32, KvType::F16};
+    EvictionOptions options{.policy = "a2sf", .budget = Amount::of_tokens(100)};
+    options.allocation = {0.5f, 1.0f, 2.0f, 0.5f, 1.0f, 1.0f};
+    const size_t before = buffer_bytes();
+    Cache cache(*backend, shape);
+    cache.configure(resolve(options, 1000));
+    const CacheRoom room = cache.room_for(1000, 16);
+    CHECK(room.mean == 116);
+    CHECK(room.most == 216);
+    CHECK(longest_budget(cache.config(), 1000) == 200);
+    cache.reserve(1000, 16);
+    const size_t n_bytes = Cache::slot_bytes(shape, cache.config().policy->n_lanes()).of(room);
+    CHECK(buffer_bytes() - before == n_bytes);
 }
 
 TEST_CASE("a head with a budget of its own keeps what it would keep if all had that budget") {

@@ -43,6 +43,11 @@ class CpuBackend final : public Backend {
     void lowest(const LowestArgs &args, int32_t *victim) override;
     void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) override;
     MachinePeaks measure_peaks() override;
+    size_t scratch_bytes() const override {
+        return panels_.n_bytes() + quantized_.n_bytes() + rows_.n_bytes() + hidden_.n_bytes() +
+               hidden_tiles_.n_bytes() + tiles_.n_bytes() + tiled_pos_.n_bytes() +
+               attention_.n_bytes() + partial_.n_bytes() + key_rows_.n_bytes();
+    }
 
   protected:
     void run_each(size_t n, Erased call, const void *context) override;
