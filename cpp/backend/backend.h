@@ -44,7 +44,7 @@ enum class Activation { Silu, GeluTanh };
 //   norm:  x / sqrt(mean(x^2) + eps) * norm            norm [cols]
 //   up:    act(x) * up                                 up like x
 // At most one of the two. independent: each row is a token of another text, and gets bit for bit
-// what it would get if it came alone.
+// what it would get if it came alone and independent.
 struct Input {
     Matrix<const float> x;
     const float *norm = nullptr;

@@ -181,7 +181,10 @@ class Engine:
         eviction: Eviction | None = None,
         parallel: int = 8,
     ) -> list[Generation]:
-        """Continue several prompts at once, each bit for bit as `generate` would.
+        """Continue several prompts at once, each as it would be continued alone.
+
+        Bit for bit, whatever the other prompts are; `generate` adds up in another order for some
+        weight types, so that its logits can differ by rounding.
 
         Parameters
         ----------

@@ -42,7 +42,12 @@ Cut cut_batch(const Kernels &kernels, const Weight &w) {
 Cut cut_single(const Weight &w) {
     const size_t row_bytes = std::max<size_t>(w.type->row_bytes(w.cols), 1);
     const size_t quarter = w.rows / 4;
-    const size_t run = quarter == 0 ? w.rows : std::max<size_t>(kTaskBytes / (4 * row_bytes), 1);
+    if (quarter == 0) return {1, w.rows, 0};
+    const size_t most = std::max<size_t>(kTaskBytes / (4 * row_bytes), 1);
+    const size_t n_tasks = (quarter + most - 1) / most;
+    // As long as each other, and of rows that kernels may take together.
+    size_t run = (quarter + n_tasks - 1) / n_tasks;
+    if (run > 4) run = (run + 3) / 4 * 4;
     return {(quarter + run - 1) / run + (w.rows % 4 != 0), run, quarter};
 }
 
@@ -117,7 +122,7 @@ struct CpuBackend::Forms {
 // The forms of one input.
 struct CpuBackend::Prepared {
     Matrix<const float> x;
-    bool batch = true;
+    bool batch = true, independent = false;
     QuantizedX xq = {};
     TileX xt = {};
 };
@@ -145,6 +150,7 @@ CpuBackend::Prepared CpuBackend::prepare(const Input &input, const Forms &forms)
     float *rows = made ? reserve(rows_, (kept ? m : n_threads()) * cols) : nullptr;
     Prepared prepared;
     prepared.batch = is_batch(input);
+    prepared.independent = input.independent;
     const bool lanes = !prepared.batch;
     prepared.x = kept ? Matrix<const float>(rows, m, cols) : input.x;
     if (forms.integers) {
@@ -195,7 +201,9 @@ void CpuBackend::multiply(const Prepared &prepared, size_t m, std::span<const Pr
         n_tasks += cuts[i].n_tasks;
     }
     std::byte *panels = reserve(panels_, n_threads() * kernels_.panel_bytes);
-    const auto &table = prepared.batch ? kernels_.matmul : m == 1 ? kernels_.matvec : kernels_.few;
+    const auto &table = prepared.batch         ? kernels_.matmul
+                        : prepared.independent ? kernels_.few
+                                               : kernels_.matvec;
     pool_.run(n_tasks, [&](size_t index, size_t worker) {
         const Product *product = products.data();
         const Cut *own = cuts.data();

@@ -205,8 +205,10 @@ struct Fused<Q8_0> : FusedBlocks<Q8_0, 0> {
         const __m256i low = _mm256_loadu_si256((const __m256i *)(first + 2));
         const uint8_t *second = half ? first : first + Q8_0::kBlockBytes;
         const __m256i high = _mm256_loadu_si256((const __m256i *)(second + 2));
-        const I both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-        return _mm512_max_epu8(_mm512_xor_si512(both, set1_bytes(128)), set1_bytes(1));
+        return unsigned_of(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+    }
+    A2SF_INLINE I unsigned_of(I bytes) {
+        return _mm512_max_epu8(_mm512_xor_si512(bytes, set1_bytes(128)), set1_bytes(1));
     }
 };
 

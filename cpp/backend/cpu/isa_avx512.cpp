@@ -6,10 +6,12 @@
 #include "backend/cpu/fused_formats.inl"
 //
 #include "backend/cpu/matvec_avx512.inl"
+//
+#include "backend/cpu/few_avx512.inl"
 
 namespace a2sf {
 
-static constexpr Kernels kTable = with_fused(make_table("avx512"));
+static constexpr Kernels kTable = with_panels(with_fused(make_table("avx512")));
 
 const Kernels &kernels_avx512() {
     return kTable;

@@ -206,7 +206,8 @@ struct Kernels {
     // Row t of xt from x [n], zeros where x is null. Null where no batch product reads tiles.
     void (*tile_row)(const float *x, size_t n, const TileX &xt, size_t t);
 
-    // By WeightType::index. matvec: m == 1. few: a few tokens, each gets what matvec would give it.
+    // By WeightType::index. matvec: m == 1. few: tokens of which each gets the same whatever the
+    // others are, and however many; all but for rounding what matvec would give it.
     // matmul: any m; a row's result is the same for every m.
     void (*matvec[kNFormats])(const MatmulTask &task);
     void (*few[kNFormats])(const MatmulTask &task);
