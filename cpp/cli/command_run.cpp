@@ -36,7 +36,7 @@ OptionGroup prompt_group(RunArguments &run) {
         "Prompt and text",
         {{"--prompt", "-p", "TEXT",
           "the prompt: no escapes, but special tokens such as <|im_start|> count as such", "",
-          to_text(run.prompt), "ids"},
+          to_text(run.prompt)},
          {"--file", "-f", "PATH",
           "file that holds the prompt, - for standard input; one newline at its end is dropped",
           "standard input, if it is no terminal", to_text(run.file)},
@@ -239,6 +239,19 @@ void save(const RunArguments &run, Generator &generator, Session &session) {
     note_saved(run.shared, session, *run.save_session);
 }
 
+// generate(), but an error of the prompt names where the prompt is from.
+void generate_from(Generator &generator, std::span<const int32_t> prompt_ids, Stream &stream,
+                   const RunArguments &run) {
+    try {
+        generate(generator, prompt_ids, stream, run);
+    } catch (const OptionError &error) {
+        const std::string message = error.what();
+        if (!message.starts_with("ids:")) throw;
+        const std::string from = run.prompt ? "--prompt" : run.file.value_or("-");
+        throw UsageError((from == "-" ? "prompt" : from) + message.substr(3));
+    }
+}
+
 void run_prompt(RunArguments &run) {
     SharedArguments &shared = run.shared;
     run.generate.sampling.seed = shared.seed;
@@ -266,7 +279,7 @@ void run_prompt(RunArguments &run) {
         for (const int32_t id : prompt_ids) stream.id(id);
     }
     catch_interrupt();
-    generate(generator, prompt_ids, stream, run);
+    generate_from(generator, prompt_ids, stream, run);
     const Generation &generation = generator.result();
     if (shared.json) print(to_json(run, prompt, prompt_ids, generation, session));
     note_context(run, generation, session);

@@ -24,7 +24,8 @@ class Batch:
 
     Each has a session and a cache of its own; together they read the weights once per token, and
     each gets bit for bit what it would get alone in a batch, and all but for rounding what
-    `Engine.generate` would give it. Sequences join and leave at any time. One thread at a time may use a batch and its sequences.
+    `Engine.generate` would give it. Sequences join and leave at any time. One thread at a time may
+    use a batch and its sequences.
     """
 
     __slots__ = ("_engine", "_next_reader", "_running", "_size", "_workspace")

@@ -434,11 +434,17 @@ class Engine:
         Raises
         ------
         OptionError
-            The system prompt does not fit into the budget, or the template takes none.
+            The system prompt does not fit into the budget, the budget is a share of a text, or the
+            template takes no system prompt.
         UnsupportedError, Error
             As `chat`.
         """
         chosen = self._eviction if eviction is None else eviction
+        if chosen is not None and isinstance(chosen.budget, str):
+            raise OptionError(
+                "budget: a number of tokens expected (a conversation has no length to take a "
+                f"share of), found {chosen.budget}"
+            )
         n = n_opening_tokens(self._tokenizer, system)
         if chosen is not None and _core.policy_evicts(chosen.policy):
             chosen = replace(chosen, pinned=[*pinned_of(chosen), (0, n)])

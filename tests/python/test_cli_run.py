@@ -167,10 +167,16 @@ def test_hub_names_work_from_python_only(command: str, tmp_path: Path) -> None:
     assert 'a2sf.Engine("hf:owner/repo/file.gguf")' in done.stderr
 
 
-def test_prompt_beyond_the_context(llama: Path) -> None:
+def test_prompt_beyond_the_context(llama: Path, tmp_path: Path) -> None:
     prompt = TEXT * 300
     done = a2sf("run", "-m", llama, "-n", "1", stdin=prompt)
     assert done.returncode == 2
+    assert "a2sf: prompt: at most " in done.stderr
+    (tmp_path / "long.txt").write_text(prompt)
+    for options, where in ((["-f", "long.txt"], "long.txt"), (["-p", prompt], "--prompt")):
+        named = a2sf("run", "-m", llama, "-n", "1", *options, cwd=tmp_path)
+        assert named.returncode == 2
+        assert f"a2sf: {where}: at most " in named.stderr
     assert "4096" in done.stderr
     assert "budget" in done.stderr
     done = a2sf("run", "-m", llama, "-n", "1", "--budget", "64", stdin=prompt)

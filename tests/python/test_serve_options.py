@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import a2sf
@@ -108,3 +109,14 @@ def test_pinned_is_ranges(wrong: str, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         make_parser().parse_args([f"--pinned={wrong}"])
     assert f"--pinned: invalid ranges value: '{wrong}'" in capsys.readouterr().err
+
+
+def test_eviction_file(tmp_path: Path) -> None:
+    path = tmp_path / "some.eviction"
+    a2sf.Eviction(policy="h2o", budget=77, sinks=3).save(path)
+    given = vars(make_parser().parse_args(["--eviction-file", str(path), "--sinks", "5"]))
+    expected = a2sf.Eviction(policy="h2o", budget=77, sinks=5, positions="compact")
+    assert eviction_from(given) == expected
+    a2sf.Eviction(budget=77, positions="original").save(path)
+    given = vars(make_parser().parse_args(["--eviction-file", str(path)]))
+    assert eviction_from(given) == a2sf.Eviction(budget=77, positions="original")

@@ -231,3 +231,8 @@ def test_a_conversation_saved_before_its_first_message(engine: a2sf.Engine, tmp_
     loaded = engine.session(load=tmp_path / "it.session")
     assert read_ids(loaded, QUESTIONS[0]) == read_ids(session, QUESTIONS[0])
     assert loaded.messages[0] == {"role": "system", "content": NOTE}
+
+
+def test_share_of_no_length(engine: a2sf.Engine) -> None:
+    with pytest.raises(a2sf.OptionError, match="no length to take a share of"):
+        engine.chat_session(eviction=a2sf.Eviction(budget="25%"))

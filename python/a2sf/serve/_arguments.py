@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from typing import Any
 
 from .._core import VERSION, OptionError, parse_ranges, policies, policy_evicts
@@ -90,6 +91,8 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("KV cache (without any of these, nothing is evicted)")
     add = group.add_argument
     add("--policy", metavar="NAME", help="what is evicted: " + ", ".join(policies()))
+    add("--eviction-file", metavar="FILE",
+        help="options from a file of a2sf-eval calibrate; the others here override it")  # fmt: skip
     add("--budget", metavar="N|R%", help="most tokens kept per head, or a share of the prompt")
     add("--forgetting-factor", type=factor_or_auto, metavar="F",
         help="weight of each older query, 0 to 1, or auto")  # fmt: skip
@@ -133,11 +136,13 @@ def eviction_from(given: dict[str, Any]) -> Eviction | None:
     for name in ("budget", "recent"):
         if name in values and values[name].isdecimal():
             values[name] = int(values[name])
-    if not values:
+    path = given.get("eviction_file")
+    if not values and path is None:
         return None
-    if policy_evicts(values.get("policy", Eviction().policy)):
-        values.setdefault("positions", "compact")
-    return Eviction(**values)
+    base = None if path is None else Eviction.load(path)
+    if policy_evicts(values.get("policy", (base or Eviction()).policy)):
+        values.setdefault("positions", (base and base.positions) or "compact")
+    return Eviction(**values) if base is None else replace(base, **values)
 
 
 def engine_from(given: dict[str, Any], eviction: Eviction | None) -> Engine:
