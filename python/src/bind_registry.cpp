@@ -56,6 +56,26 @@ void bind_registry(nb::module_ &m) {
     m.def(
         "policy_evicts", [](const std::string &policy) { return find_policy(policy).evicts(); },
         nb::arg("policy"), "Whether a policy ever evicts. OptionError for an unknown one.");
+    m.def(
+        "policy_preset",
+        [](const std::string &policy) {
+            const Preset &preset = find_policy(policy).preset;
+            nb::dict all;
+            all["forgetting_factor"] = preset.forgetting_factor;
+            all["fast_forgetting_factor"] = preset.fast_forgetting_factor;
+            all["sinks"] = preset.n_sinks;
+            all["recent_tokens"] = preset.recent_tokens;
+            all["recent_share"] = preset.recent_share;
+            all["window"] = preset.window;
+            all["pooling"] = preset.pooling;
+            all["prefill"] = name_of(preset.prefill);
+            all["guard"] = preset.guard;
+            all["allocation"] = name_of(preset.division);
+            return all;
+        },
+        nb::arg("policy"),
+        nb::sig("def policy_preset(policy: str) -> dict[str, float | int | str]"),
+        "What a policy's options are where none are given. OptionError for an unknown one.");
     m.def("weight_types", &weight_type_names, "Names of the GGUF weight types that can be read.");
     m.def("architectures", &architectures, "Names of the model architectures that can be run.");
     m.def("devices", &devices, "Devices usable here, best last.");

@@ -90,3 +90,32 @@ def test_a_calibration_without_text_to_prove_it_is_refused(text, tmp_path, capsy
                "--windows", "1", "--skip", "20"]  # fmt: skip
     assert main(command) == 2
     assert "windows: at least 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--policy", "full"], 2, "policy: one that evicts expected, found full"),
+        (["--policy", "streaming", "--factors", "0.9"], 2, "factors: a policy with forgetting_fac"),
+        (["--recents", "abc"], 2, "recents: numbers with commas expected, found 'abc'"),
+        (["--write", "no/where/x.eviction"], 1, "no/where/x.eviction: a file that can be written"),
+        (["--write", "."], 1, ".: a file that can be written"),
+        (["--ctx", "0"], 2, "ctx: at least 2 tokens expected, found 0"),
+        (["-m", "missing.gguf"], 1, "missing.gguf"),
+    ],
+    ids=str,
+)
+def test_what_cannot_end_well_is_refused_at_once(options, status, message, text, tmp_path, capsys):
+    output = tmp_path / "out.jsonl"
+    assert main(["calibrate", "-f", str(text), "-o", str(output), *options]) == status
+    assert f"a2sf-eval: {message}" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_policy_is_tried_with_what_it_has(text, tmp_path):
+    written = tmp_path / "out.eviction"
+    command = ["calibrate", "-q", "-f", str(text), "-o", str(tmp_path / "out.jsonl"),
+               "--windows", "2", "--ctx", "100", "--skip", "60", "--budget", "24",
+               "--policy", "streaming", "--no-allocation", "--write", str(written)]  # fmt: skip
+    assert main(command) == 0
+    assert a2sf.Eviction.load(written).policy == "streaming"

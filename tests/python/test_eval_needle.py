@@ -94,3 +94,15 @@ def test_what_makes_no_sense_is_bad_usage(tmp_path, capsys, more, message):
     output = tmp_path / "out.jsonl"
     assert main(["needle", "-q", "-o", str(output), "--length", "300", *more]) in (1, 2)
     assert message in capsys.readouterr().err
+
+
+def test_lengths_that_the_full_cache_cannot_read_are_refused_at_once(models, tmp_path, capsys):
+    model = str(models / "llama-F32.gguf")
+    output = tmp_path / "out.jsonl"
+    n_ctx = a2sf.Engine(model, progress=False).info.n_ctx
+    command = ["needle", "-m", model, "-o", str(output)]
+    assert main([*command, "--length", f"1000,{n_ctx - 23}"]) == 2
+    printed = capsys.readouterr().err
+    assert f"length: at most {n_ctx - 24} tokens (the model's context of {n_ctx}" in printed
+    assert f"found {n_ctx - 23}" in printed
+    assert not output.exists()

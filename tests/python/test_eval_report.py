@@ -88,3 +88,50 @@ def test_what_cannot_be_shown_is_an_error(results, tmp_path, capsys):
     assert "found dance" in capsys.readouterr().err
     assert main(["report", str(results), "-o", str(tmp_path / "no" / "page.html")]) == 1
     assert "a file that can be written expected" in capsys.readouterr().err
+
+
+def test_what_was_measured_otherwise_is_shown_apart(tmp_path, capsys):
+    texts = [tmp_path / name / "text.txt" for name in ("a", "b")]
+    for text, sentence in zip(texts, (TEXT, TEXT.replace("Nora", "Jonas")), strict=True):
+        text.parent.mkdir()
+        text.write_text(sentence, encoding="utf-8")
+    output = tmp_path / "out.jsonl"
+    shared = ["perplexity", "-q", "-o", str(output), "--skip", "32", "--windows", "1",
+              "--budget", "50%", "--policy", "full,streaming"]  # fmt: skip
+
+    def measure(text, ctx, *more):
+        return main([*shared, "-f", str(text), "--ctx", str(ctx), *more])
+
+    assert measure(texts[0], 96) == 0
+    assert main(["report", str(output), "-o", "-"]) == 0
+    assert "## perplexity\n" in capsys.readouterr().out
+    assert [measure(texts[0], 80), measure(texts[1], 96)] == [0, 0]
+    assert measure(texts[0], 96, "--kv-type", "q8_0") == 0
+    assert measure(texts[0], 96, "--prefill", "chunk") == 0
+    capsys.readouterr()
+    assert main(["report", str(output), "-o", "-"]) == 0
+    printed = capsys.readouterr().out
+    headings = [line for line in printed.splitlines() if line.startswith("## ")]
+    assert len(headings) == len(set(headings)) == 5
+    for what in ("ctx 80", "ctx 96", "kv_type q8_0", "prefill token", "prefill chunk"):
+        assert any(what in heading for heading in headings), what
+    assert sum("text text.txt (" in heading for heading in headings) == 5
+    assert printed.count("| full") == 5
+    assert printed.count("| streaming") == 5
+    assert "]*" not in printed
+
+
+def test_fewer_windows_are_marked(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    output = tmp_path / "out.jsonl"
+    shared = ["perplexity", "-q", "-f", str(text), "-o", str(output), "--ctx", "96",
+              "--skip", "32", "--budget", "50%"]  # fmt: skip
+    assert main([*shared, "--policy", "h2o", "--windows", "2"]) == 0
+    assert main([*shared, "--policy", "streaming", "--windows", "1"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(output), "-o", "-"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    marked = {line.split()[1]: "]*" in line for line in lines if line.startswith("| ")}
+    assert marked["streaming"]
+    assert not marked["h2o"]

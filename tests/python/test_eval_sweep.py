@@ -7,8 +7,10 @@ import json
 import a2sf
 import numpy as np
 import pytest
+from a2sf import _core
 from a2sf.eval import Results, read_rows
 from a2sf.eval.__main__ import main
+from a2sf.eval._jobs import Job
 
 TEXT = "Nora keeps the stone letter in the white sack. " * 12
 
@@ -133,3 +135,33 @@ def test_factors_go_to_the_policies_that_have_them(text, tmp_path):
         for r in read_rows([output])
     }
     assert found == {("a2sf", 0.5), ("a2sf", 0.9), ("streaming", None)}
+
+
+def test_a_job_of_another_preset_is_another_job(monkeypatch):
+    engine = a2sf.Engine(progress=False)
+    jobs = [
+        Job(kind="needle", model=engine.info.path, options={"eviction": {"policy": policy}})
+        for policy in ("a2sf", "h2o")
+    ]
+    before = [job.key for job in jobs]
+    preset = _core.policy_preset
+
+    def changed(policy):
+        return {**preset(policy), **({"guard": 0.123} if policy == "a2sf" else {})}
+
+    monkeypatch.setattr(_core, "policy_preset", changed)
+    after = [job.key for job in jobs]
+    assert before[0] != after[0]
+    assert before[1] == after[1]
+    assert preset("a2sf")["allocation"] == "auto"
+
+
+def test_a_model_that_is_not_there_is_an_error_of_one_line(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("word " * 200, encoding="utf-8")
+    command = ["perplexity", "-m", str(tmp_path / "no.gguf"), "-f", str(text), "--ctx", "64",
+               "--skip", "32", "-o", str(tmp_path / "out.jsonl")]  # fmt: skip
+    assert main(command) == 1
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "no.gguf" in printed

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -106,9 +107,9 @@ def numbers(text: str, what: str, kind: type[int] | type[float] = int) -> list[A
         raise OptionError(f"{what}: numbers with commas expected, found {text!r}") from error
 
 
-def budget_of(text: str) -> int | str:
-    """Read a budget: "20%" stays, "256" is a number."""
-    return text if text.endswith("%") else numbers(text, "budget")[0]
+def budget_of(text: str, what: str = "budget") -> int | str:
+    """Read a number of tokens or a share: "20%" stays, "256" is a number."""
+    return text if text.endswith("%") else numbers(text, what)[0]
 
 
 def evictions(arguments: argparse.Namespace) -> list[dict[str, Json]]:
@@ -133,12 +134,12 @@ def evictions(arguments: argparse.Namespace) -> list[dict[str, Json]]:
     budgets = [budget_of(text) for text in items(arguments.budget, "budget")]
     common = {name: getattr(arguments, name) for name in COMMON}
     if common["recent"] is not None:
-        common["recent"] = budget_of(common["recent"])
+        common["recent"] = budget_of(common["recent"], "recent")
     listed: list[dict[str, Json]] = []
     used: set[str] = set()
     for name, budget, factor in itertools.product(names, budgets, factors):
         given = {"budget": budget, "forgetting_factor": factor, **common}
-        taken = _accepted(name, {k: v for k, v in given.items() if v is not None})
+        taken = accepted(name, {k: v for k, v in given.items() if v is not None})
         used |= taken.keys()
         options = eviction_json(Eviction(**taken))
         if options not in listed:
@@ -160,7 +161,7 @@ def factor_of(text: str) -> float | None:
     return float(numbers(text, "forgetting_factor", float)[0])
 
 
-def _accepted(policy: str, given: dict[str, Json]) -> dict[str, Json]:
+def accepted(policy: str, given: dict[str, Json]) -> dict[str, Json]:
     """Keep the options that the policy has a use for; the library knows which."""
     taken: dict[str, Json] = {"policy": policy}
     Eviction(policy=policy)  # an unknown name
@@ -177,8 +178,17 @@ def _accepted(policy: str, given: dict[str, Json]) -> dict[str, Json]:
 
 
 def model_path(arguments: argparse.Namespace) -> str:
-    """Find the model's file, downloading it if it has to be."""
-    return bundled_path() if arguments.model is None else _local(arguments.model)
+    """Find the model's file, downloading it if it has to be.
+
+    Raises
+    ------
+    Error
+        There is none.
+    """
+    path = bundled_path() if arguments.model is None else _local(arguments.model)
+    if not os.path.isfile(path):
+        raise _core.Error(f"{path}: a GGUF file expected, found no file")
+    return path
 
 
 @lru_cache(maxsize=8)

@@ -12,19 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._core import OptionError
+from .._core import OptionError, policy_evicts
 from .._options import Eviction
 from ._arguments import (
+    accepted,
     add_run_arguments,
     budget_of,
     executor_of,
+    items,
     model_path,
     numbers,
     open_engine,
 )
 from ._jobs import Job, Json, eviction_json
 from ._perplexity import Perplexity
-from ._results import Results, Row
+from ._results import Results, Row, check_writable
 from ._run import sweep
 from ._sensitivity import head_jobs, matrix_of
 from ._statistics import bootstrap_mean
@@ -32,6 +34,8 @@ from ._texts import add_text_arguments, text_windows, window_job
 
 NAME = "calibrate"
 SUMMARY = "find the options that lose least on a text, and write an eviction file"
+FACTORS = "0.97,0.99,0.995,0.999"
+RECENTS = "10%,25%,40%"
 POWERS = (0.0, 0.25, 0.35, 0.5)
 LEAST_SHARE, MOST_SHARE = 0.3, 4.0
 
@@ -50,10 +54,10 @@ def add_command(commands: Any) -> None:
     add = command.add_argument
     add("--budget", default="10%", metavar="N|R%", help="what the cache will have (%(default)s)")
     add("--policy", default="a2sf", metavar="NAME", help="(%(default)s)")
-    add("--factors", default="0.97,0.99,0.995,0.999", metavar="LIST",
-        help="forgetting factors to try (%(default)s)")  # fmt: skip
-    add("--recents", default="10%,25%,40%", metavar="LIST",
-        help="protected newest tokens to try (%(default)s)")  # fmt: skip
+    add("--factors", metavar="LIST",
+        help=f"forgetting factors to try ({FACTORS}, where the policy has one)")  # fmt: skip
+    add("--recents", metavar="LIST",
+        help="protected newest tokens to try (10%%,25%%,40%%, likewise)")  # fmt: skip
     add("--no-allocation", action="store_true", help="all heads keep the same budget")
     add("--write", default="calibrated.eviction", metavar="FILE",
         help="where the result goes (%(default)s)")  # fmt: skip
@@ -100,9 +104,16 @@ def run(given: argparse.Namespace) -> int:
     """Search, prove on held-out windows, write the file; return the exit status."""
     budget = budget_of(given.budget)
     plain = {"policy": given.policy, "budget": budget}
+    if not policy_evicts(given.policy):
+        raise OptionError(f"policy: one that evicts expected, found {given.policy}")
     Eviction(**plain)
-    factors = numbers(given.factors, "factors", float)
-    recents = [budget_of(text) for text in given.recents.split(",")]
+    factors = _tried(given, "factors", "forgetting_factor", numbers(
+        given.factors or FACTORS, "factors", float
+    ))  # fmt: skip
+    recents = _tried(given, "recents", "recent", [
+        budget_of(text, "recents") for text in items(given.recents or RECENTS, "recents")
+    ])  # fmt: skip
+    check_writable(given.write)
     windows = text_windows(given)
     held_out = windows[-max(1, len(windows) // 3) :]
     if len(windows) < 2:
@@ -115,13 +126,10 @@ def run(given: argparse.Namespace) -> int:
         else:
             need = _need(search, budget)
             chosen = search.best("shares", [with_shares(chosen, need, power) for power in POWERS])
-        chosen = search.best("forgetting factor", [
-            {**chosen, **({} if factor is None else {"forgetting_factor": factor})}
-            for factor in [None, *factors]
-        ])  # fmt: skip
-        chosen = search.best(
-            "recent", [chosen, *({**chosen, "recent": recent} for recent in recents)]
-        )
+        for name, values in (("forgetting_factor", factors), ("recent", recents)):
+            if values:
+                tried = [chosen, *({**chosen, name: value} for value in values)]
+                chosen = search.best(name.replace("_", " "), tried)
         proof = Search(given, results, held_out)
         before, after = proof.losses(plain), proof.losses(chosen)
     saved = [a - b for a, b in zip(before, after, strict=True)]
@@ -137,6 +145,21 @@ def run(given: argparse.Namespace) -> int:
     print(text)
     print(f"Written to {given.write}: a2sf run --eviction-file {given.write}")
     return 0
+
+
+def _tried(given: argparse.Namespace, what: str, name: str, values: list[Json]) -> list[Json]:
+    """Return the values to try of an option, none where the policy has no use for it.
+
+    Raises
+    ------
+    OptionError
+        The user named some all the same.
+    """
+    if name in accepted(given.policy, {name: values[0]}):
+        return values
+    if getattr(given, what) is not None:
+        raise OptionError(f"{what}: a policy with {name} expected, found {given.policy}")
+    return []
 
 
 def _need(search: Search, budget: int | str) -> NDArray[np.float64]:

@@ -10,10 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .. import _core
 from .._options import Eviction
 
 Json = Any  # what json.dumps takes
-FORMAT = 1  # part of every key: raised when results of the same options would no longer compare
+# Part of every key, beside the presets of policies: raised when results of the same options would
+# no longer compare. 2: a2sf divides its budget among heads and guards keys.
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +46,11 @@ class Job:
     @property
     def key(self) -> str:
         """Hash of what decides the result: two jobs with the same key are the same measurement."""
+        policy = self.options.get("eviction", {}).get("policy", Eviction().policy)
         decides = {
             "format": FORMAT,
+            # An unknown policy is told when the job runs.
+            "preset": _core.policy_preset(policy) if policy in _core.policies() else None,
             "kind": self.kind,
             "model": file_hash(self.model),
             "options": self.options,

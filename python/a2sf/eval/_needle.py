@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from ._arguments import (
     evictions,
     model_path,
     numbers,
+    open_engine,
     with_full,
 )
 from ._haystack import make_prompt
@@ -31,6 +33,7 @@ from ._results import Row
 from ._statistics import bootstrap_mean
 
 MAX_TOKENS = 24
+DEFAULT_LENGTHS = "1000,2000,4000,7000"
 
 
 class Needle:
@@ -38,13 +41,14 @@ class Needle:
 
     name = "needle"
     summary = "a fact hidden at every depth of a long text, asked for at its end"
+    varying = frozenset(("length", "depth", "seed", "question", "eviction"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add lengths, depths, texts."""
         group = parser.add_argument_group("Prompts")
         add = group.add_argument
-        add("--length", default="1000,2000,4000,7000", metavar="LIST",
-            help="tokens of a prompt (%(default)s)")  # fmt: skip
+        add("--length", metavar="LIST", help="tokens of a prompt "
+            f"({DEFAULT_LENGTHS}, those that the model's context holds)")  # fmt: skip
         add("--depth", default="0,25,50,75,100", metavar="LIST",
             help="where the fact is, per cent of the text (%(default)s)")  # fmt: skip
         add("--trials", type=int, default=2, metavar="N",
@@ -129,7 +133,8 @@ class Needle:
                 title=f"answers right: {source}",
                 header=["policy", *budgets, "per length"],
                 note=f"Share of {len(full)} prompts [95 % bootstrap interval]; with the full "
-                f"cache {_percent(full)}. The last column is that of the largest budget.",
+                f"cache {_percent(full)}. The last column is that of the largest budget. "
+                "* of fewer prompts.",
             )
             for name in dict.fromkeys(map(_name, own)):
                 cells = []
@@ -137,7 +142,8 @@ class Needle:
                     right = _right(
                         r for r in own if _name(r) == name and (budget_text(r) in (budget, "-"))
                     )
-                    cells.append(_percent(right) if right else "-")
+                    fewer = "*" if len(right) < len(full) else ""
+                    cells.append(_percent(right) + fewer if right else "-")
                 last = budgets[-1] if budgets else "-"
                 each = [r for r in own if _name(r) == name and budget_text(r) in (last, "-")]
                 by_length = (
@@ -174,8 +180,31 @@ class Needle:
         return drawn
 
 
+def _lengths(arguments: argparse.Namespace) -> list[int]:
+    """Lengths of prompts that the full cache can answer, too."""
+    n_ctx = open_engine(arguments).info.n_ctx
+    most = n_ctx - MAX_TOKENS
+    if arguments.length is not None:
+        lengths: list[int] = numbers(arguments.length, "length")
+        if max(lengths) > most:
+            raise OptionError(
+                f"length: at most {most} tokens (the model's context of {n_ctx} less the answer, "
+                f"for the full cache that all are compared to) expected, found {max(lengths)}"
+            )
+        return lengths
+    every = numbers(DEFAULT_LENGTHS, "length")
+    lengths = [length for length in every if length <= most]
+    if not lengths:
+        raise OptionError(
+            f"length: one for the model's context of {n_ctx} tokens expected, found none"
+        )
+    if lengths != every and not arguments.quiet:
+        print(f"a2sf-eval: lengths {lengths}: the model's context is {n_ctx}", file=sys.stderr)
+    return lengths
+
+
 def _grid(arguments: argparse.Namespace) -> list[dict[str, Json]]:
-    lengths = numbers(arguments.length, "length")
+    lengths = _lengths(arguments)
     depths = numbers(arguments.depth, "depth", float)
     if not all(0 <= depth <= 100 for depth in depths):
         raise OptionError(f"depth: 0 to 100 per cent expected, found {arguments.depth}")

@@ -35,6 +35,7 @@ class Perplexity:
 
     name = "perplexity"
     summary = "log-likelihood lost to the full cache, on the same tokens"
+    varying = frozenset(("first", "eviction"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add texts and windows."""
@@ -81,11 +82,13 @@ class Perplexity:
                 title=f"nll lost to the full cache: {text}",
                 header=["policy", *budgets],
                 note=f"Nats per token, mean [95 % bootstrap interval over blocks of {BLOCK} "
-                f"tokens]; {_scale(r for r in rows if _text(r) == text)}.",
+                f"tokens]; {_scale(r for r in rows if _text(r) == text)}. * on fewer windows.",
             )
-            for name in dict.fromkeys(eviction_name(r["options"]["eviction"]) for r in rows):
-                cells = [_cell(losses(rows, text, name, budget)) for budget in budgets]
-                table.rows.append([name, *cells])
+            names = list(dict.fromkeys(eviction_name(r["options"]["eviction"]) for r in rows))
+            lost = [[losses(rows, text, name, budget) for budget in budgets] for name in names]
+            most = max(len(blocks) for cells in lost for blocks in cells)
+            for name, cells in zip(names, lost, strict=True):
+                table.rows.append([name, *(_cell(blocks, most) for blocks in cells)])
             tables.append(table)
         return tables
 
@@ -137,11 +140,11 @@ def _texts(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(_text(row) for row in rows))
 
 
-def _cell(blocks: list[float]) -> str:
+def _cell(blocks: list[float], most: int) -> str:
     if not blocks:
         return "-"
     mean, low, high = bootstrap_mean(blocks)
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]{'*' if len(blocks) < most else ''}"
 
 
 def _scale(rows: Iterable[Row]) -> str:

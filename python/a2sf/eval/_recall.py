@@ -40,6 +40,7 @@ class Recall:
 
     name = "recall"
     summary = "what an evicting cache still holds of the attention of a full one beside it"
+    varying = frozenset(("first", "eviction"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add texts, windows and how often to look."""

@@ -16,6 +16,7 @@ from .._core import VERSION, Error, OptionError
 from ._kinds import Table, kinds
 from ._packages import require
 from ._results import Row, read_rows
+from ._settings import split
 from ._show import as_markdown
 
 NAME = "report"
@@ -140,7 +141,7 @@ def markdown(rows: Sequence[Row], title: str) -> str:
 
 
 def sections_of(rows: Sequence[Row], *, pictures: bool) -> list[Section]:
-    """Split results by measurement and model; kinds this version does not know are an error.
+    """Split results by measurement, model and settings; kinds this version does not know are an error.
 
     Raises
     ------
@@ -156,15 +157,16 @@ def sections_of(rows: Sequence[Row], *, pictures: bool) -> list[Section]:
     for kind in known.values():
         for file, digest in models:
             own = [r for r in rows if r["kind"] == kind.name and r["model"]["sha256"] == digest]
-            if own:
+            for label, group in split(own, kind.varying):
+                details = [*([file] if len(models) > 1 else []), *([label] if label else [])]
                 sections.append(
                     Section(
-                        name=f"{kind.name}: {file}" if len(models) > 1 else kind.name,
+                        name=": ".join([kind.name, ", ".join(details)] if details else [kind.name]),
                         summary=kind.summary,
-                        n_jobs=len(own),
-                        time=_duration(sum(row["time_s"] for row in own)),
-                        tables=kind.tables(own),
-                        figures=kind.figures(own) if pictures else [],
+                        n_jobs=len(group),
+                        time=_duration(sum(row["time_s"] for row in group)),
+                        tables=kind.tables(group),
+                        figures=kind.figures(group) if pictures else [],
                     )
                 )
     return sections

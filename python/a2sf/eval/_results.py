@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
@@ -142,6 +143,26 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
         for row in _parse(content, Path(path))[0]:
             by_key[row["key"]] = row
     return list(by_key.values())
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Find out before long work whether a file can be written at its end.
+
+    Raises
+    ------
+    Error
+        It cannot.
+    """
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(f"{target} is a directory")
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+        if target.exists() and not os.access(target, os.W_OK):
+            raise PermissionError(f"{target} is read-only")
+    except OSError as error:
+        raise Error(f"{path}: a file that can be written expected, found: {error}") from error
 
 
 def make_row(job: Job, result: dict[str, Json], time_s: float) -> Row:

@@ -28,6 +28,7 @@ class Sensitivity:
 
     name = "sensitivity"
     summary = "how much each head needs its tokens: the others keep all of theirs"
+    varying = frozenset(("first", "layer", "head"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add texts and the head's budget."""

@@ -59,6 +59,7 @@ class Tasks:
 
     name = "tasks"
     summary = "accuracy on your questions: multiple choice, exact match, F1, ROUGE-L"
+    varying = frozenset(("first", "n", "eviction"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add items and how they are asked."""

@@ -40,6 +40,8 @@ def text_windows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Jso
         A file that is not there, a text shorter than a window, or windows that make no sense.
     """
     ctx, skip, n_windows = arguments.ctx, arguments.skip, arguments.windows
+    if ctx < 2:
+        raise OptionError(f"ctx: at least 2 tokens expected, found {ctx}")
     if not 0 <= skip < ctx - 1:
         raise OptionError(f"skip: 0 to ctx - 2 = {ctx - 2} expected, found {skip}")
     if n_windows < 1:
@@ -59,6 +61,11 @@ def text_windows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Jso
             (path, {"text": file_hash(path), "first": first, "ctx": ctx, "skip": skip})
             for first in sorted(firsts)
         ]
+    if ctx > engine.info.n_ctx:
+        raise OptionError(
+            f"ctx: at most {engine.info.n_ctx} tokens (the model's context, for the full cache "
+            f"that all are compared to) expected, found {ctx}"
+        )
     return listed
 
 
