@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 namespace a2sf {
@@ -72,7 +73,11 @@ struct Matrix {
     Matrix(T *first, size_t n_rows, size_t n_cols, size_t row_stride)
         : data(first), rows(n_rows), cols(n_cols), stride(row_stride) {}
     T *row(size_t i) const { return data + i * stride; }
-    operator Matrix<const T>() const { return {data, rows, cols, stride}; }
+    // What may be written may be read.
+    template <typename U>
+        requires(std::is_same_v<T, const U>)
+    Matrix(const Matrix<U> &other)
+        : data(other.data), rows(other.rows), cols(other.cols), stride(other.stride) {}
 };
 
 // Rows [first, first + n).

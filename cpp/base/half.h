@@ -21,8 +21,9 @@ A2SF_INLINE uint32_t float_to_bits(float value) {
 }
 
 // The compiler's own half type, where the processor converts it in one instruction. Clang before
-// 15 has none on x86.
-#if defined(__ARM_FEATURE_DOTPROD)
+// 15 has none on x86. Sources for a device say which it is before they include this.
+#if defined(A2SF_NATIVE_HALF)
+#elif defined(__ARM_FEATURE_DOTPROD)
 #define A2SF_NATIVE_HALF __fp16
 #elif defined(__F16C__) && (!defined(__clang__) || __clang_major__ >= 15)
 #define A2SF_NATIVE_HALF _Float16

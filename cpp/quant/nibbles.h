@@ -7,12 +7,40 @@
 namespace a2sf {
 
 // Code book of IQ4_NL and IQ4_XS: denser around zero, as weights are. Source: ggml kvalues_iq4nl.
-static constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                          1,    13,   25,  38,  53,  69,  89,  113};
+A2SF_TABLE int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                    1,    13,   25,  38,  53,  69,  89,  113};
 
 // Code book of MXFP4: the e2m1 values (OCP Microscaling Formats 1.0, table 5), doubled.
-static constexpr int8_t kE2m1Doubled[16] = {0, 1,  2,  3,  4,  6,  8,  12,
-                                            0, -1, -2, -3, -4, -6, -8, -12};
+A2SF_TABLE int8_t kE2m1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// Compilers for a device know no vectors of GCC's: loops, which they unroll. The same meanings as
+// below.
+#ifdef A2SF_PLAIN_LOOPS
+
+A2SF_INLINE void unpack_nibbles(const uint8_t *packed, uint8_t bias, int8_t *q) {
+    for (int i = 0; i < 16; ++i) {
+        q[i] = (int8_t)((packed[i] & 15) - bias);
+        q[i + 16] = (int8_t)((packed[i] >> 4) - bias);
+    }
+}
+
+A2SF_INLINE void unpack_five_bits(const uint8_t *packed, const uint8_t *high, uint8_t bias,
+                                  int8_t *q) {
+    for (int i = 0; i < 16; ++i) {
+        const int low_fifth = high[i / 8] >> i % 8 & 1, high_fifth = high[2 + i / 8] >> i % 8 & 1;
+        q[i] = (int8_t)(((packed[i] & 15) | low_fifth << 4) - bias);
+        q[i + 16] = (int8_t)(((packed[i] >> 4) | high_fifth << 4) - bias);
+    }
+}
+
+A2SF_INLINE void unpack_codes(const uint8_t *packed, const int8_t *table, int8_t *q) {
+    for (int i = 0; i < 16; ++i) {
+        q[i] = table[packed[i] & 15];
+        q[i + 16] = table[packed[i] >> 4];
+    }
+}
+
+#else
 
 // The compilers' portable vectors, for what GCC does not find by itself: it unrolls loops of 16
 // before it vectorises, and it does not turn table loops into byte shuffles (pshufb, tbl).
@@ -72,6 +100,8 @@ A2SF_INLINE void unpack_codes(const uint8_t *packed, const int8_t *table, int8_t
     store_halves(__builtin_shuffle(entries, bytes & 15), __builtin_shuffle(entries, bytes >> 4), q);
 #endif
 }
+
+#endif
 
 // The header of a Q4_K or Q5_K block: half d; half dmin; u8 packed[12], eight 6-bit scales and
 // eight 6-bit minima. Bytes 0..3 and 4..7 hold the low six bits of scales and minima 0..3, and in
