@@ -1,6 +1,9 @@
 // The operations that a device implements. The decoder is written in these and in nothing else.
 //
-// Pointers in views are device pointers; only copy_to_host and copy_to_device cross over.
+// Pointers in views are device pointers; only copy_to_host and copy_to_device cross over. What has
+// an element per slot but is no K or V (positions, scores, places, similarities) lies in memory
+// that host and device share. What has one per token or per head of a call is the host's, and read
+// before the call returns: ids, positions of queries, query weights, new slots, first, live.
 // Operations of one backend run in order. Arguments are trusted: the model and the session
 // validated them. A backend belongs to one session (its threads and scratch do not serve two at
 // once).
@@ -181,6 +184,10 @@ class Backend {
 
     // Zeroed memory. Throws DeviceError saying how much was wanted for what.
     virtual std::unique_ptr<DeviceMemory> allocate(size_t n_bytes, const char *what) = 0;
+    // The same, of memory that the host may read and write while no operation uses it: see wait().
+    virtual std::unique_ptr<DeviceMemory> allocate_shared(size_t n_bytes, const char *what) {
+        return allocate(n_bytes, what);
+    }
     // Makes bytes readable by operations; may keep pointing to them, so they must stay alive.
     virtual std::unique_ptr<DeviceMemory> upload(std::span<const std::byte> bytes) = 0;
     virtual void copy_to_host(void *host, const void *device, size_t n_bytes) = 0;
@@ -188,6 +195,11 @@ class Backend {
 
     // What operations have taken for themselves so far and keep for the next ones.
     virtual size_t scratch_bytes() const = 0;
+
+    // Returns when all operations asked for so far are done. Those of a device with memory of its
+    // own may run behind the host's back; what they read or write of shared memory is the host's
+    // again after this, or after copy_to_host or lowest.
+    virtual void wait() {}
 
     // out[i] = scale * table[ids[i]]. out [n_ids, table.cols].
     virtual void embed(const Weight &table, std::span<const int32_t> ids, float scale,

@@ -30,10 +30,11 @@ Cache::Cache(Backend &backend, const CacheShape &shape)
 
 void Cache::configure(const EvictionConfig &config) {
     const size_t n_lanes = config.policy->n_lanes();
+    backend_.wait();
     std::vector<HeadBudget> budgets = head_budgets(config, heads_.size());
     if (n_lanes != this->n_lanes()) {
         const size_t step = n_lanes * shape_.n_kv_heads * capacity_;
-        Buffer<float> scores(n_lanes * first_.back(), "scores of the KV cache");
+        SharedArray<float> scores(backend_, n_lanes * first_.back(), "scores of the KV cache");
         aged_scores_ = Buffer<float>(step, "eviction scratch");
         scores_ = std::move(scores);
     }
@@ -117,6 +118,7 @@ void Cache::grow(std::span<const size_t> room) {
     }
     if (first == first_) return;
     const size_t capacity = *std::max_element(room.begin(), room.end());
+    backend_.wait();
     allocate_scratch(capacity);
     const auto grown_rows = [&](const std::unique_ptr<DeviceMemory> &memory, const char *what) {
         auto larger = backend_.allocate(first[n_heads] * row, what);
@@ -128,20 +130,20 @@ void Cache::grow(std::span<const size_t> room) {
         }
         return larger;
     };
-    const auto grown = [&]<typename T>(const Buffer<T> &buffer, const char *what) {
-        Buffer<T> larger(first[n_heads], what);
+    const auto grown = [&](const auto &array, auto larger) {
         for (size_t i = 0; i < n_heads; ++i) {
-            std::copy_n(buffer.data() + first_[i], std::min(first_[i + 1] - first_[i], room[i]),
+            std::copy_n(array.data() + first_[i], std::min(first_[i + 1] - first_[i], room[i]),
                         larger.data() + first[i]);
         }
         return larger;
     };
+    const size_t n_slots = first[n_heads];
     auto k = grown_rows(k_, "keys of the KV cache");
     auto v = grown_rows(v_, "values of the KV cache");
-    auto pos = grown(pos_, "positions of the KV cache");
-    auto order = grown(order_, "order of the KV cache");
-    auto holes = grown(holes_, "holes of the KV cache");
-    Buffer<float> scores(n_lanes() * first[n_heads], "scores of the KV cache");
+    auto pos = grown(pos_, SharedArray<int32_t>(backend_, n_slots, "positions of the KV cache"));
+    auto order = grown(order_, Buffer<uint32_t>(n_slots, "order of the KV cache"));
+    auto holes = grown(holes_, Buffer<uint32_t>(n_slots, "holes of the KV cache"));
+    SharedArray<float> scores(backend_, n_lanes() * n_slots, "scores of the KV cache");
     for (size_t i = 0; i < n_heads; ++i) {
         const size_t layer = i / n_kv_heads, begin = first[layer * n_kv_heads];
         const size_t n = first[(layer + 1) * n_kv_heads] - begin;
@@ -167,11 +169,11 @@ void Cache::grow(std::span<const size_t> room) {
 void Cache::allocate_scratch(size_t capacity) {
     const size_t step = shape_.n_kv_heads * capacity;
     new_slots_ = Buffer<uint32_t>(step, "eviction scratch");
-    place_ = Buffer<int32_t>(step, "eviction scratch");
+    place_ = SharedArray<int32_t>(backend_, step, "eviction scratch");
     query_weight_ = Buffer<float>(kMaxScoreLanes * capacity, "eviction scratch");
     aged_pos_ = Buffer<int32_t>(step, "eviction scratch");
     aged_scores_ = Buffer<float>(n_lanes() * step, "eviction scratch");
-    similarity_ = Buffer<float>(step, "eviction scratch");
+    similarity_ = SharedArray<float>(backend_, step, "eviction scratch");
     aged_similarity_ = Buffer<float>(step, "eviction scratch");
     rank_ = Buffer<float>(step, "eviction scratch");
     rank_scratch_ = Buffer<float>(capacity, "eviction scratch");
@@ -197,6 +199,7 @@ void Cache::clear() {
 }
 
 std::span<const uint32_t> Cache::append(size_t layer, int32_t first_pos, size_t m) {
+    backend_.wait();
     const auto one = [&](size_t head) {
         append_head(layer, head, first_pos, m, new_slots_.data() + head * m);
     };
@@ -415,6 +418,7 @@ void Cache::gather_views(size_t layer, bool similar) {
         live_[head] = heads_[head_index(layer, head)].live;
     }
     if (similar) backend_.key_similarity(slots(layer), live_.data(), similarity_.data());
+    backend_.wait();
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         const size_t n_live = live_[head];
         const size_t row = head * capacity_;
@@ -476,6 +480,7 @@ std::vector<int32_t> Cache::positions(size_t layer, size_t head) const {
 std::vector<float> Cache::scores(size_t layer, size_t head, size_t lane) const {
     std::vector<float> result(live(layer, head), 0.0f);
     if (lane >= n_lanes()) return result;
+    backend_.wait();
     const uint32_t *order = order_.data() + slot_index(layer, head);
     for (size_t i = 0; i < result.size(); ++i) result[i] = score_row(layer, lane, head)[order[i]];
     return result;

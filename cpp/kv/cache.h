@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/shared_array.h"
 #include "base/buffer.h"
 #include "base/bytes.h"
 #include "evict/allocation.h"
@@ -162,18 +163,18 @@ class Cache {
     std::vector<uint32_t> live_;          // [n_kv_heads], for AttentionArgs
     std::unique_ptr<DeviceMemory> k_;     // by head: rows
     std::unique_ptr<DeviceMemory> v_;     // the same
-    Buffer<int32_t> pos_;                 // by head: positions of slots
-    Buffer<float> scores_;                // [n_layers, n_lanes], then by head: of slots
+    SharedArray<int32_t> pos_;            // by head: positions of slots
+    SharedArray<float> scores_;           // [n_layers, n_lanes], then by head: of slots
     Buffer<uint32_t> order_;              // by head: slots, oldest first
     Buffer<uint32_t> holes_;              // by head: slots
     // Scratch of one step.
     Buffer<uint32_t> new_slots_;  // [n_kv_heads, capacity]
-    Buffer<int32_t> place_;       // by head of one layer, by slot: how many are older
+    SharedArray<int32_t> place_;  // by head of one layer, by slot: how many are older
     Buffer<float> query_weight_;  // [kMaxScoreLanes, capacity]
     ScoreLane lanes_[kMaxScoreLanes];
     Buffer<int32_t> aged_pos_;       // [n_kv_heads, capacity], oldest first
     Buffer<float> aged_scores_;      // [n_lanes, n_kv_heads, capacity], oldest first
-    Buffer<float> similarity_;       // by head of one layer, by slot
+    SharedArray<float> similarity_;  // by head of one layer, by slot
     Buffer<float> aged_similarity_;  // [n_kv_heads, capacity], oldest first
     Buffer<float> rank_;             // [n_kv_heads, capacity]
     Buffer<float> rank_scratch_;     // [capacity]

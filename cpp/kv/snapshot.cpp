@@ -27,6 +27,7 @@ void each_live(std::span<const uint32_t> holes, size_t top, const Body &body) {
 }  // namespace
 
 void Cache::save(ByteWriter &out) const {
+    backend_.wait();
     out.put<uint64_t>(n_evicted_);
     size_t most = 0;
     for (const Head &head : heads_) {
@@ -61,6 +62,7 @@ void Cache::save_head(size_t index, ByteWriter &out, std::span<std::byte> rows) 
 }
 
 void Cache::load(ByteReader &in, size_t n_tokens) {
+    backend_.wait();
     clear();
     n_evicted_ = static_cast<size_t>(in.get<uint64_t>("evicted"));
     // Prompt mode `full` evicts at the end of a prompt, which an interrupted one has not seen.
