@@ -114,7 +114,7 @@ inline std::vector<std::byte> tiny_bytes(const TinyModel &tiny) {
 }
 
 // Writes the model to a file of its own and loads it.
-inline a2sf::Engine load_tiny(const TinyModel &tiny = {}) {
+inline a2sf::Engine load_tiny(const TinyModel &tiny = {}, const char *device = "cpu") {
     static int n_files = 0;
     const std::string path =
         (std::filesystem::temp_directory_path() /
@@ -128,7 +128,7 @@ inline a2sf::Engine load_tiny(const TinyModel &tiny = {}) {
         std::string path;
         ~Remove() { std::remove(path.c_str()); }
     } remove{path};
-    return a2sf::Engine::load(path, "cpu");
+    return a2sf::Engine::load(path, device);
 }
 
 // The plain one, loaded once.
