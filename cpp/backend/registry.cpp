@@ -3,6 +3,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/isa.h"
+#include "backend/cuda/cuda_entry.h"
 #include "base/error.h"
 
 namespace a2sf {
@@ -14,6 +15,8 @@ constexpr BackendEntry kEntries[] = {
          return std::make_unique<CpuBackend>(default_kernels(), options.n_threads);
      },
      [] { return default_kernels().name; }},
+    {"cuda", [] { return cuda_unavailable(); },
+     [](const BackendOptions &options) { return create_cuda(options); }, [] { return cuda_isa(); }},
 };
 
 }  // namespace

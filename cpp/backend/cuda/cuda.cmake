@@ -1,0 +1,28 @@
+# The CUDA backend where A2SF_CUDA asks for it; else one file that says it is not there. Included
+# before the backend layer's library is made: edits `sources`.
+set(cuda_dir ${CMAKE_CURRENT_SOURCE_DIR}/cpp/backend/cuda)
+file(GLOB cuda_kernels CONFIGURE_DEPENDS ${cuda_dir}/*.cu)
+file(GLOB cuda_host CONFIGURE_DEPENDS ${cuda_dir}/*.cpp)
+list(REMOVE_ITEM sources ${cuda_host})
+list(REMOVE_ITEM cuda_host ${cuda_dir}/cuda_missing.cpp)
+
+if(NOT A2SF_CUDA)
+  list(APPEND sources ${cuda_dir}/cuda_missing.cpp)
+  return()
+endif()
+# Cards with the common names, Jetson Orin (87), data centres (90); code for any later one is made
+# from that of 8.0 when the program starts.
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 86-real 87-real 89-real 90-real 120-real 80-virtual)
+endif()
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_EXTENSIONS OFF)
+if(A2SF_CCACHE)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${A2SF_CCACHE})
+endif()
+list(APPEND sources ${cuda_kernels} ${cuda_host})
+set_source_files_properties(${cuda_kernels} PROPERTIES
+  COMPILE_OPTIONS "-Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers")

@@ -1,0 +1,263 @@
+// Memory, and the operations that are one launch each.
+#include "backend/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cuda/cuda_entry.h"
+#include "base/error.h"
+
+namespace a2sf {
+
+namespace {
+
+// Behind an upload, for the 16-byte words that its last bytes are read with.
+constexpr size_t kUploadPad = 16;
+
+// Most operations want none of their matrices empty.
+bool is_empty(const Matrix<const float> &x) {
+    return x.rows == 0 || x.cols == 0;
+}
+
+}  // namespace
+
+CudaBackend::Stream::Stream() {
+    check_cuda(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking), "making a stream");
+}
+
+CudaBackend::Stream::~Stream() {
+    cudaStreamDestroy(handle);
+}
+
+CudaBackend::CudaBackend(size_t n_threads)
+    : staging_(stream_.handle), pool_(n_threads == 0 ? default_threads() : n_threads) {}
+
+// Memory that operations use is freed after them.
+CudaBackend::~CudaBackend() {
+    cudaStreamSynchronize(stream_.handle);
+}
+
+const char *CudaBackend::isa() const {
+    return cuda_isa();
+}
+
+template <typename T>
+T *CudaBackend::reserve(std::unique_ptr<GpuMemory> &memory, size_t n) {
+    const size_t n_bytes = n * sizeof(T);
+    if (!memory || memory->n_bytes() < n_bytes) {
+        wait();
+        // Half as much again, so that a slowly growing cache does not reallocate at every token.
+        // Never the old and the new at once.
+        memory.reset();
+        memory = std::make_unique<GpuMemory>(n_bytes + n_bytes / 2, "scratch");
+    }
+    return static_cast<T *>(memory->data());
+}
+
+std::unique_ptr<DeviceMemory> CudaBackend::allocate(size_t n_bytes, const char *what) {
+    auto memory = std::make_unique<GpuMemory>(n_bytes, what);
+    if (n_bytes > 0) {
+        check_cuda(cudaMemsetAsync(memory->data(), 0, n_bytes, stream_.handle), "zeroing memory");
+    }
+    return memory;
+}
+
+std::unique_ptr<DeviceMemory> CudaBackend::allocate_shared(size_t n_bytes, const char *what) {
+    return std::make_unique<SharedMemory>(n_bytes, what);
+}
+
+std::unique_ptr<DeviceMemory> CudaBackend::upload(std::span<const std::byte> bytes) {
+    auto memory = std::make_unique<GpuMemory>(bytes.size() + kUploadPad, "weights");
+    copy_to_device(memory->data(), bytes.data(), bytes.size());
+    return memory;
+}
+
+void CudaBackend::copy_to_host(void *host, const void *device, size_t n_bytes) {
+    if (n_bytes == 0) return;
+    check_cuda(cudaMemcpyAsync(host, device, n_bytes, cudaMemcpyDefault, stream_.handle),
+               "copying to the host");
+    wait();
+}
+
+// Where the cache grows, `host` is the device's, too.
+void CudaBackend::copy_to_device(void *device, const void *host, size_t n_bytes) {
+    if (n_bytes == 0) return;
+    check_cuda(cudaMemcpyAsync(device, host, n_bytes, cudaMemcpyDefault, stream_.handle),
+               "copying to the GPU");
+    wait();
+}
+
+// On the GPU, where the cache is too.
+size_t CudaBackend::scratch_bytes() const {
+    size_t total = 0;
+    for (const auto *memory : {&rows_, &quantized_, &scales_, &bfloats_, &hidden_, &attention_}) {
+        if (*memory) total += (*memory)->n_bytes();
+    }
+    return total;
+}
+
+void CudaBackend::wait() {
+    check_cuda(cudaStreamSynchronize(stream_.handle), "waiting for the GPU");
+}
+
+void CudaBackend::embed(const Weight &table, std::span<const int32_t> ids, float scale,
+                        Matrix<float> out) {
+    if (ids.empty()) return;
+    cuda_embed(stream_.handle, table, staging_.copy(ids), scale, out);
+}
+
+void CudaBackend::rms_norm(Matrix<const float> x, size_t width, const float *weight, float eps,
+                           Matrix<float> y, bool accumulate) {
+    if (is_empty(x)) return;
+    cuda_rms_norm(stream_.handle, x, width, weight, eps, y, accumulate);
+}
+
+void CudaBackend::rope_angles(std::span<const int32_t> pos, std::span<const float> frequency,
+                              float magnitude, Matrix<float> angles) {
+    if (is_empty(angles)) return;
+    const int32_t *at = staging_.copy(pos);
+    cuda_rope_angles(stream_.handle, at, staging_.copy(frequency), magnitude, angles);
+}
+
+void CudaBackend::rope(RopeStyle style, size_t head_dim, Matrix<const float> angles,
+                       Matrix<float> x) {
+    if (is_empty(x) || is_empty(angles)) return;
+    cuda_rope(stream_.handle, style, head_dim, angles, x);
+}
+
+// Where each KV head's slots begin.
+const size_t *CudaBackend::stage_first(const KvSlots &slots) {
+    first_.resize(slots.n_kv_heads);
+    for (size_t head = 0; head < slots.n_kv_heads; ++head) first_[head] = slots.at(head);
+    return staging_.copy(std::span<const size_t>(first_));
+}
+
+void CudaBackend::kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
+                           const uint32_t *slot) {
+    if (is_empty(k)) return;
+    const size_t *first = stage_first(slots);
+    const std::span<const uint32_t> wanted(slot, slots.n_kv_heads * k.rows);
+    cuda_kv_write(stream_.handle, slots, first, k, v, staging_.copy(wanted));
+}
+
+void CudaBackend::kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) {
+    if (from == to) return;
+    const size_t row_bytes = kv_row_bytes(slots.type, slots.head_dim);
+    for (void *memory : {slots.k, slots.v}) {
+        std::byte *rows = static_cast<std::byte *>(memory) + slots.at(head) * row_bytes;
+        check_cuda(cudaMemcpyAsync(rows + to * row_bytes, rows + from * row_bytes, row_bytes,
+                                   cudaMemcpyDeviceToDevice, stream_.handle),
+                   "moving K and V");
+    }
+}
+
+void CudaBackend::attention(std::span<const AttentionArgs> all) {
+    for (const AttentionArgs &args : all) {
+        if (!is_empty(args.q)) attention_of(args);
+    }
+}
+
+void CudaBackend::attention_of(const AttentionArgs &args) {
+    const KvSlots &slots = args.slots;
+    if (slots.head_dim > kCudaMostHeadDim) {
+        throw UnsupportedError(str("attention on cuda: heads of at most ", kCudaMostHeadDim,
+                                   " elements expected, found ", slots.head_dim));
+    }
+    const size_t m = args.q.rows, group = args.n_heads / slots.n_kv_heads;
+    if (group > kCudaMostGroup) {
+        throw UnsupportedError(str("attention on cuda: at most ", kCudaMostGroup,
+                                   " query heads per KV head expected, found ", group));
+    }
+    CudaAttention job;
+    job.args = &args;
+    job.longest = *std::max_element(args.live, args.live + slots.n_kv_heads);
+    job.first = stage_first(slots);
+    job.live = staging_.copy(std::span(args.live, slots.n_kv_heads));
+    job.query_pos = staging_.copy(std::span(args.query_pos, m));
+    for (size_t lane = args.lanes.size(); lane-- > 0;) {
+        job.query_weight[lane] = staging_.copy(std::span(args.lanes[lane].query_weight, m));
+    }
+    job.workspace = reserve<float>(attention_, cuda_attention_workspace(args, job.longest));
+    cuda_attention(stream_.handle, job);
+}
+
+void CudaBackend::lowest(const LowestArgs &args, int32_t *victim) {
+    const size_t n = args.slots.n_kv_heads;
+    if (!victims_ || victims_->n_bytes() < n * sizeof(int32_t)) {
+        victims_ = std::make_unique<SharedMemory>(n * sizeof(int32_t), "victims");
+    }
+    const size_t *first = stage_first(args.slots);
+    const uint32_t *live = staging_.copy(std::span(args.live, n));
+    const int32_t *last_pos = staging_.copy(std::span(args.last_pos, n));
+    auto *found = static_cast<int32_t *>(victims_->data());
+    cuda_lowest(stream_.handle, args, first, live, last_pos, found);
+    wait();
+    std::memcpy(victim, found, n * sizeof(int32_t));
+}
+
+void CudaBackend::key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) {
+    const size_t *first = stage_first(slots);
+    const uint32_t *lengths = staging_.copy(std::span(live, slots.n_kv_heads));
+    cuda_key_similarity(stream_.handle, slots, first, lengths, similarity);
+}
+
+void CudaBackend::run_each(size_t n, Erased call, const void *context) {
+    pool_.run(n, [&](size_t i, size_t) { call(context, i); });
+}
+
+// Whether an input's rows are multiplied as a batch; else each as a token of its own.
+static bool is_batch(const Input &input) {
+    return input.x.rows > 1 && !input.independent;
+}
+
+CudaForms CudaBackend::prepare(const Input &input, std::span<const Product> products, bool batch) {
+    bool floats = false, bytes = false, bfloats = false;
+    for (const Product &product : products) {
+        const bool exact =
+            batch ? product.w->type->ggml_id == kGgmlF32 : product.w->type->group == 0;
+        (exact ? floats : batch ? bfloats : bytes) = true;
+    }
+    const bool made = input.norm != nullptr || input.up.data != nullptr;
+    const size_t m = input.x.rows, padded = padded_cols(input.x.cols);
+    CudaForms forms;
+    if (floats && made) forms.rows = reserve<float>(rows_, m * input.x.cols);
+    if (bytes) {
+        forms.q = reserve<int8_t>(quantized_, m * padded);
+        forms.scale = reserve<float>(scales_, m * padded / 32);
+    }
+    if (bfloats) forms.bfloat = reserve<uint16_t>(bfloats_, m * padded);
+    if (forms.rows != nullptr || bytes || bfloats) cuda_prepare(stream_.handle, input, forms);
+    return forms;
+}
+
+void CudaBackend::matmul(const Input &input, std::span<const Product> products) {
+    if (input.x.rows == 0 || products.empty()) return;
+    const bool batch = is_batch(input);
+    CudaProduct job;
+    job.forms = prepare(input, products, batch);
+    job.x = job.forms.rows == nullptr
+                ? input.x
+                : Matrix<const float>(job.forms.rows, input.x.rows, input.x.cols);
+    for (const Product &product : products) {
+        job.product = &product;
+        if (batch) {
+            cuda_matmul(stream_.handle, job);
+        } else {
+            cuda_matvec(stream_.handle, job);
+        }
+    }
+}
+
+void CudaBackend::gated_ffn(const Input &input, const GatedFfn &ffn, const Product &down) {
+    const size_t m = input.x.rows, hidden = ffn.gate->rows;
+    if (m == 0) return;
+    const Matrix<float> gate(reserve<float>(hidden_, 2 * m * hidden), m, hidden);
+    const Matrix<float> up(gate.data + m * hidden, m, hidden);
+    const Product products[] = {{ffn.gate, nullptr, gate}, {ffn.up, nullptr, up}};
+    matmul(input, products);
+    Input gated = Input::gated(gate, up, ffn.act);
+    gated.independent = input.independent;
+    matmul(gated, {&down, 1});
+}
+
+}  // namespace a2sf

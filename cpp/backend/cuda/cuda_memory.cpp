@@ -1,0 +1,80 @@
+#include "backend/cuda/cuda_memory.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cuda/cuda_check.h"
+#include "base/error.h"
+
+namespace a2sf {
+
+namespace {
+
+constexpr size_t kStagingBytes = size_t{4} << 20;
+constexpr size_t kAlignment = 64;
+
+}  // namespace
+
+GpuMemory::GpuMemory(size_t n_bytes, const char *what) {
+    n_bytes_ = n_bytes;
+    if (n_bytes == 0) return;
+    const cudaError_t status = cudaMalloc(&data_, n_bytes);
+    if (status == cudaSuccess) return;
+    data_ = nullptr;
+    if (status != cudaErrorMemoryAllocation) throw_cuda(status, what);
+    cudaGetLastError();
+    size_t n_free = 0, n_total = 0;
+    check_cuda(cudaMemGetInfo(&n_free, &n_total), "asking for free memory");
+    throw DeviceError(str(what, ": ", n_bytes, " bytes of GPU memory wanted, ", n_free, " of ",
+                          n_total, " are free"));
+}
+
+GpuMemory::~GpuMemory() {
+    if (data_ != nullptr) cudaFree(data_);  // a destructor has nobody to tell
+}
+
+SharedMemory::SharedMemory(size_t n_bytes, const char *what) {
+    n_bytes_ = n_bytes;
+    if (n_bytes == 0) return;
+    const cudaError_t status = cudaHostAlloc(&data_, n_bytes, cudaHostAllocPortable);
+    if (status == cudaSuccess) {
+        std::memset(data_, 0, n_bytes);
+        return;
+    }
+    data_ = nullptr;
+    if (status != cudaErrorMemoryAllocation) throw_cuda(status, what);
+    cudaGetLastError();
+    throw DeviceError(
+        str(what, ": ", n_bytes, " bytes of page-locked memory wanted, the system gave none"));
+}
+
+SharedMemory::~SharedMemory() {
+    if (data_ != nullptr) cudaFreeHost(data_);
+}
+
+const void *Staging::copy_bytes(const void *from, size_t n_bytes) {
+    const size_t room = (n_bytes + kAlignment - 1) / kAlignment * kAlignment;
+    if (!host_ || used_ + room > host_->n_bytes()) {
+        // Once around: what was copied before must have been read.
+        check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU");
+        used_ = 0;
+        if (!host_ || room > host_->n_bytes()) {
+            const size_t size = std::max(kStagingBytes, 2 * room);
+            host_.reset();
+            device_.reset();
+            auto host = std::make_unique<SharedMemory>(size, "arguments of operations");
+            device_ = std::make_unique<GpuMemory>(size, "arguments of operations");
+            host_ = std::move(host);
+        }
+    }
+    auto *host = static_cast<std::byte *>(host_->data()) + used_;
+    auto *device = static_cast<std::byte *>(device_->data()) + used_;
+    used_ += room;
+    if (n_bytes == 0) return device;
+    std::memcpy(host, from, n_bytes);
+    check_cuda(cudaMemcpyAsync(device, host, n_bytes, cudaMemcpyHostToDevice, stream_),
+               "copying arguments");
+    return device;
+}
+
+}  // namespace a2sf

@@ -1,0 +1,52 @@
+// Memory of the GPU, memory that both reach, and the way of small arrays from one to the other.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <span>
+
+#include "backend/backend.h"
+
+namespace a2sf {
+
+// Memory of the GPU. Contents are undefined. Throws DeviceError saying how much was wanted for what
+// and how much was free.
+class GpuMemory final : public DeviceMemory {
+  public:
+    GpuMemory(size_t n_bytes, const char *what);
+    ~GpuMemory() override;
+    GpuMemory(const GpuMemory &) = delete;
+    GpuMemory &operator=(const GpuMemory &) = delete;
+};
+
+// Memory of the host that the GPU reads and writes at the same addresses, page-locked and zeroed.
+class SharedMemory final : public DeviceMemory {
+  public:
+    SharedMemory(size_t n_bytes, const char *what);
+    ~SharedMemory() override;
+    SharedMemory(const SharedMemory &) = delete;
+    SharedMemory &operator=(const SharedMemory &) = delete;
+};
+
+// Copies small arrays of the host, which may change as soon as copy() returns, to the GPU in the
+// order of its stream. A ring: what was copied stays until some mebibytes later, far more than one
+// operation takes. Owner: one backend.
+class Staging {
+  public:
+    explicit Staging(cudaStream_t stream) : stream_(stream) {}
+
+    template <typename T>
+    const T *copy(std::span<const T> from) {
+        return static_cast<const T *>(copy_bytes(from.data(), from.size_bytes()));
+    }
+
+  private:
+    const void *copy_bytes(const void *from, size_t n_bytes);
+
+    cudaStream_t stream_;
+    std::unique_ptr<SharedMemory> host_;
+    std::unique_ptr<GpuMemory> device_;
+    size_t used_ = 0;
+};
+
+}  // namespace a2sf

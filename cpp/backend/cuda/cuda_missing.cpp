@@ -1,0 +1,19 @@
+// A build without CUDA.
+#include "backend/cuda/cuda_entry.h"
+#include "base/error.h"
+
+namespace a2sf {
+
+std::string cuda_unavailable() {
+    return "this a2sf was built without CUDA (CMake option A2SF_CUDA)";
+}
+
+std::unique_ptr<Backend> create_cuda(const BackendOptions &) {
+    throw DeviceError("device 'cuda': " + cuda_unavailable());
+}
+
+const char *cuda_isa() {
+    return "";
+}
+
+}  // namespace a2sf

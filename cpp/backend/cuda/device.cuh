@@ -1,0 +1,139 @@
+// What kernels are written in: the words of CUDA, the weight formats for the device, sums over
+// warps and blocks, one product of tensor cores, and how a kernel is launched. Included by .cu
+// files before anything else.
+//
+// A .cu file is compiled by nvcc, or as C++ against tests/cpp/cuda_emulator, whose cuda_runtime.h
+// gives the same words a meaning on the processor. What differs between the two is in this file.
+#pragma once
+
+#include <cuda_runtime.h>
+#ifdef __CUDACC__
+#include <cuda_fp16.h>
+#define A2SF_NATIVE_HALF __half
+#endif
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define A2SF_INLINE static __device__ __forceinline__
+#define A2SF_TABLE static __device__ constexpr
+#define A2SF_PLAIN_LOOPS
+#include "quant/formats.h"
+
+#include "backend/cuda/cuda_check.h"
+
+namespace a2sf {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Where a launch runs: blocks, threads of a block, bytes of shared memory asked for by its size.
+struct LaunchShape {
+    dim3 grid;
+    dim3 block;
+    size_t n_shared = 0;
+};
+
+// Most of what a block may ask for without being configured for more.
+constexpr size_t kMostShared = 48 * 1024;
+
+template <typename... Parameters, typename... Arguments>
+void launch(const char *what, cudaStream_t stream, const LaunchShape &shape,
+            void (*kernel)(Parameters...), Arguments... arguments) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
+    config.dynamicSmemBytes = shape.n_shared;
+    config.stream = stream;
+    check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), what);
+}
+
+inline unsigned n_blocks(size_t n, size_t per_block) {
+    return static_cast<unsigned>((n + per_block - 1) / per_block);
+}
+
+// The shared memory that a launch asked for, 16-byte aligned.
+A2SF_INLINE unsigned char *shared_memory() {
+#ifdef __CUDACC__
+    extern __shared__ uint4 a2sf_shared_memory[];
+    return reinterpret_cast<unsigned char *>(a2sf_shared_memory);
+#else
+    return cuda_emulator::shared_memory();
+#endif
+}
+
+// Sum, and largest, of kLanes neighbouring lanes, in each of them. All lanes of the warp call it.
+template <int kLanes = kWarp>
+A2SF_INLINE float warp_sum(float value) {
+    for (int step = kLanes / 2; step > 0; step /= 2) {
+        value += __shfl_xor_sync(kAllLanes, value, step);
+    }
+    return value;
+}
+template <int kLanes = kWarp>
+A2SF_INLINE float warp_max(float value) {
+    for (int step = kLanes / 2; step > 0; step /= 2) {
+        value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
+    }
+    return value;
+}
+
+// Sum over a block of whole warps, at most 32, in each of its threads; all of them call it.
+// scratch [32], shared.
+A2SF_INLINE float block_sum(float value, float *scratch) {
+    const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    value = warp_sum(value);
+    __syncthreads();  // scratch may still be read by an earlier sum
+    if (lane == 0) scratch[warp] = value;
+    __syncthreads();
+    return warp_sum(lane < blockDim.x / kWarp ? scratch[lane] : 0.0f);
+}
+
+// 16 and 32 bits at p, which is a multiple of as many.
+A2SF_INLINE uint32_t aligned_u16(const uint8_t *p) {
+    uint16_t value;
+    memcpy(&value, __builtin_assume_aligned(p, 2), 2);
+    return value;
+}
+A2SF_INLINE uint32_t aligned_u32(const uint8_t *p) {
+    uint32_t value;
+    memcpy(&value, __builtin_assume_aligned(p, 4), 4);
+    return value;
+}
+// 32 bits at p, a multiple of 16 bits.
+A2SF_INLINE uint32_t paired_u32(const uint8_t *p) {
+    return aligned_u16(p) | aligned_u16(p + 2) << 16;
+}
+
+// Whether p is a multiple of 16 bytes.
+A2SF_INLINE bool is_vector(const void *p) {
+    return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+}
+
+// To the nearest bfloat16, ties to even; not-a-number stays one.
+A2SF_INLINE uint16_t float_to_bfloat(float value) {
+    const uint32_t bits = float_to_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+// c += a * b on tensor cores: a [16, 16] and b [16, 8] of bfloat16, c [16, 8] of float, a warp
+// together. With g = lane / 4 and t = lane % 4, a lane holds pairs of neighbours along the sum
+// (PTX ISA, mma.m16n8k16):
+//   a: row g from 2t on, row g + 8 from 2t on, row g from 2t + 8 on, row g + 8 from 2t + 8 on
+//   b: column g from 2t on, column g from 2t + 8 on
+//   c: row g, columns 2t and 2t + 1, then row g + 8, the same columns
+A2SF_INLINE void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#ifdef __CUDACC__
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    cuda_emulator::multiply_tiles(c, a, b);
+#endif
+}
+
+}  // namespace a2sf

@@ -1,0 +1,188 @@
+// Products of single tokens: a warp per weight row and token. Quantised weights go through shared
+// memory, so that they are read in 16-byte words whatever the size of their blocks, the next ones
+// while the last are multiplied; then a lane takes 32 of them and dp4a multiplies bytes by bytes.
+#include "backend/cuda/groups.cuh"
+
+#include "backend/cuda/cuda_kernels.h"
+
+namespace a2sf {
+namespace {
+
+constexpr unsigned kWarps = 4;
+
+struct MatvecArgs {
+    const uint8_t *w;
+    size_t row_bytes, rows, cols;
+    const float *x;  // plain formats: rows x_stride apart
+    size_t x_stride;
+    const int8_t *q;  // the others: rows `padded` apart
+    const float *scale;
+    size_t padded;
+    const float *bias;
+    float *y;
+    size_t y_stride;
+    bool accumulate;
+};
+
+// The row of this warp; all rows for warps behind the last.
+A2SF_INLINE size_t own_row() {
+    return size_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+}
+
+// y = sum over the lanes (+ bias) (+ y).
+A2SF_INLINE void finish(const MatvecArgs &args, size_t row, float sum) {
+    sum = warp_sum(sum);
+    if (threadIdx.x % kWarp != 0) return;
+    if (args.bias != nullptr) sum += args.bias[row];
+    float *y = args.y + blockIdx.y * args.y_stride + row;
+    *y = args.accumulate ? *y + sum : sum;
+}
+
+// What a warp multiplies at a time: 32 groups of 32.
+template <typename F>
+struct Chunk {
+    static constexpr int kPerBlock = F::kBlock / 32;
+    static constexpr int kBytes = kWarp / kPerBlock * F::kBlockBytes;
+    // 16-byte words, one per lane and load, that hold it wherever it begins.
+    static constexpr int kLoads = (kBytes + 15 + 16 * kWarp - 1) / (16 * kWarp);
+};
+
+// Words of the chunk at `at` of a row: from the multiple of 16 before it to that behind its end,
+// which an upload has room for.
+template <typename F>
+A2SF_INLINE void fetch(const uint8_t *row, size_t at, size_t row_bytes,
+                       uint4 (&words)[Chunk<F>::kLoads]) {
+    const size_t left = row_bytes - at;
+    const uint8_t *end = row + at + (left < (size_t)Chunk<F>::kBytes ? left : Chunk<F>::kBytes);
+    const uint8_t *first = row + at - (uintptr_t)(row + at) % 16 + threadIdx.x % kWarp * 16;
+#pragma unroll
+    for (int i = 0; i < Chunk<F>::kLoads; ++i) {
+        const uint8_t *from = first + i * 16 * kWarp;
+        if (from < end) words[i] = *reinterpret_cast<const uint4 *>(from);
+    }
+}
+
+// The product of a group of weights with the activations of the same columns.
+template <typename F>
+A2SF_INLINE float dot_group(const uint8_t *block, int g, const int8_t *q, float scale) {
+    Group group;
+    Groups<F>::load(block, g, group);
+    uint32_t x[8];
+    memcpy(x, __builtin_assume_aligned(q, 16), 32);
+    float total = 0.0f;
+#pragma unroll
+    for (int p = 0; p < Groups<F>::kParts; ++p) {
+        int product = 0, sum = 0;
+#pragma unroll
+        for (int i = 0; i < 8 / Groups<F>::kParts; ++i) {
+            const int word = p * (8 / Groups<F>::kParts) + i;
+            product = __dp4a((int)group.q[word], (int)x[word], product);
+            if (Groups<F>::kOffset) sum = __dp4a(0x01010101, (int)x[word], sum);
+        }
+        total += group.scale[p] * (float)product;
+        if (Groups<F>::kOffset) total += group.offset[p] * (float)sum;
+    }
+    return total * scale;
+}
+
+template <typename F>
+__global__ void __launch_bounds__(kWarps *kWarp) matvec_groups(MatvecArgs args) {
+    using C = Chunk<F>;
+    __shared__ uint4 stages[kWarps][C::kLoads * kWarp];
+    const unsigned lane = threadIdx.x % kWarp;
+    const size_t row = own_row();
+    if (row >= args.rows) return;
+    uint4 *stage = stages[threadIdx.x / kWarp];
+    const uint8_t *weights = args.w + row * args.row_bytes;
+    const int8_t *q = args.q + blockIdx.y * args.padded;
+    const float *scale = args.scale + blockIdx.y * (args.padded / 32);
+    const size_t n_groups = args.cols / 32;
+    uint4 words[C::kLoads] = {};
+    fetch<F>(weights, 0, args.row_bytes, words);
+    float sum = 0.0f;
+    size_t g = lane;
+    for (size_t at = 0; at < args.row_bytes; at += C::kBytes, g += kWarp) {
+        __syncwarp();  // nobody reads the chunk before
+#pragma unroll
+        for (int i = 0; i < C::kLoads; ++i) stage[i * kWarp + lane] = words[i];
+        __syncwarp();
+        if (at + C::kBytes < args.row_bytes) {
+            fetch<F>(weights, at + C::kBytes, args.row_bytes, words);
+        }
+        if (g >= n_groups) continue;
+        const uint8_t *chunk =
+            reinterpret_cast<const uint8_t *>(stage) + (uintptr_t)(weights + at) % 16;
+        sum += dot_group<F>(chunk + lane / C::kPerBlock * F::kBlockBytes, lane % C::kPerBlock,
+                            q + 32 * g, scale[g]);
+    }
+    finish(args, row, sum);
+}
+
+// Plain formats: 8 neighbouring weights per lane.
+template <typename F>
+__global__ void __launch_bounds__(kWarps *kWarp) matvec_plain(MatvecArgs args) {
+    constexpr int kWords = F::kBlockBytes * 8 / 16;
+    const size_t row = own_row();
+    if (row >= args.rows) return;
+    const uint8_t *weights = args.w + row * args.row_bytes;
+    const float *x = args.x + blockIdx.y * args.x_stride;
+    const bool vectors = is_vector(weights) && is_vector(x);
+    float sum = 0.0f;
+    for (size_t k = threadIdx.x % kWarp * 8; k < args.cols; k += 8 * kWarp) {
+        const uint8_t *from = weights + k * F::kBlockBytes;
+        if (vectors && k + 8 <= args.cols) {
+            uint4 words[kWords];
+            float factors[8];
+            memcpy(words, __builtin_assume_aligned(from, 16), sizeof words);
+            memcpy(factors, __builtin_assume_aligned(x + k, 16), sizeof factors);
+            const uint8_t *bytes = reinterpret_cast<const uint8_t *>(words);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) sum += F::decode(bytes + i * F::kBlockBytes) * factors[i];
+        } else {
+            for (size_t i = 0; i < 8 && k + i < args.cols; ++i) {
+                sum += F::decode(from + i * F::kBlockBytes) * x[k + i];
+            }
+        }
+    }
+    finish(args, row, sum);
+}
+
+using MatvecKernel = void (*)(MatvecArgs);
+template <typename F>
+constexpr MatvecKernel matvec_of() {
+    if constexpr (F::kGroup == 0) {
+        return matvec_plain<F>;
+    } else {
+        return matvec_groups<F>;
+    }
+}
+constexpr MatvecKernel kMatvec[] = {
+#define A2SF_ENTRY(F) matvec_of<F>(),
+    A2SF_WEIGHT_FORMATS(A2SF_ENTRY)
+#undef A2SF_ENTRY
+};
+
+}  // namespace
+
+void cuda_matvec(cudaStream_t stream, const CudaProduct &job) {
+    const Product &product = *job.product;
+    const Weight &w = *product.w;
+    const MatvecArgs args = {static_cast<const uint8_t *>(w.data),
+                             w.type->row_bytes(w.cols),
+                             w.rows,
+                             w.cols,
+                             job.x.data,
+                             job.x.stride,
+                             job.forms.q,
+                             job.forms.scale,
+                             padded_cols(w.cols),
+                             product.bias,
+                             product.y.data,
+                             product.y.stride,
+                             product.accumulate};
+    const LaunchShape shape = {dim3(n_blocks(w.rows, kWarps), static_cast<unsigned>(job.x.rows)),
+                               dim3(kWarps * kWarp)};
+    launch("product of a token", stream, shape, kMatvec[w.type->index], args);
+}
+
+}  // namespace a2sf

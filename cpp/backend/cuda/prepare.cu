@@ -1,0 +1,112 @@
+// An input made ready for its products: normed or gated on the way, then as floats, as bytes with a
+// scale for each 32, or as bfloat16. One block per row.
+#include "backend/cuda/device.cuh"
+
+#include "backend/cuda/cuda_kernels.h"
+
+namespace a2sf {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+struct PrepareArgs {
+    const float *x;
+    size_t x_stride;
+    const float *norm;
+    float eps;
+    const float *up;
+    size_t up_stride;
+    bool gelu;
+    size_t cols, padded;
+    CudaForms forms;
+};
+
+// x * sigmoid(u).
+A2SF_INLINE float times_sigmoid(float x, float u) {
+    return x / (1.0f + expf(-u));
+}
+
+// As backend/cpu/float.inl has it: 0.5 x (1 + tanh(t)) = x * sigmoid(2 t).
+A2SF_INLINE float activated(float x, bool gelu) {
+    return times_sigmoid(x, gelu ? (x * x * x * 0.044715f + x) * 1.59576912f : x);
+}
+
+// The divisors, one of which makes 32 values the bytes whose rounding errors are smallest: those of
+// the CPU (backend/cpu/float.inl), so that both devices round activations alike.
+constexpr int kNDivisors = 3;
+constexpr float kSmallestGroup = 1e-30f;
+A2SF_INLINE float divisor(int i) {
+    return i == 0 ? 127.4f : i == 1 ? 126.6f : 125.8f;
+}
+
+// One group of 32, a value per lane.
+A2SF_INLINE void quantize_group(float value, int8_t *q, float *scale) {
+    const unsigned lane = threadIdx.x % kWarp;
+    const float amax = warp_max(fabsf(value));
+    // What is no number must not vanish in rounding: 0, or not a number.
+    const float taint = warp_sum(value * 0.0f);
+    float by = 0.0f, size = INFINITY, least = INFINITY;
+    for (int i = 0; i < kNDivisors; ++i) {
+        const float inverse = divisor(i) / amax, step = amax / divisor(i);
+        const float error = value - step * rintf(value * inverse);
+        const float total = warp_sum(error * error);
+        if (!(total < least)) continue;
+        least = total;
+        by = inverse;
+        size = step;
+    }
+    const bool lost = taint != 0.0f, zero = lost || !(amax > kSmallestGroup);
+    q[lane] = zero ? (int8_t)0 : (int8_t)(int)rintf(value * by);
+    if (lane == 0) *scale = lost ? taint : zero ? 0.0f : size;
+}
+
+__global__ void __launch_bounds__(kThreads) prepare_rows(PrepareArgs args) {
+    __shared__ float scratch[kWarp];
+    const size_t t = blockIdx.x;
+    const float *x = args.x + t * args.x_stride;
+    float factor = 1.0f;
+    if (args.norm != nullptr) {
+        float squares = 0.0f;
+        for (size_t k = threadIdx.x; k < args.cols; k += kThreads) squares += x[k] * x[k];
+        squares = block_sum(squares, scratch);
+        factor = 1.0f / sqrtf(squares / (float)args.cols + args.eps);
+    }
+    // A warp takes whole groups of 32: all its lanes stay together.
+    for (size_t k = threadIdx.x; k < args.padded; k += kThreads) {
+        float value = 0.0f;
+        if (k < args.cols) {
+            value = x[k];
+            if (args.norm != nullptr) value = value * factor * args.norm[k];
+            if (args.up != nullptr) {
+                value = activated(value, args.gelu) * args.up[t * args.up_stride + k];
+            }
+            if (args.forms.rows != nullptr) args.forms.rows[t * args.cols + k] = value;
+        }
+        if (args.forms.bfloat != nullptr) {
+            args.forms.bfloat[t * args.padded + k] = float_to_bfloat(value);
+        }
+        if (args.forms.q != nullptr) {
+            const size_t group = (t * args.padded + k) / 32;
+            quantize_group(value, args.forms.q + group * 32, args.forms.scale + group);
+        }
+    }
+}
+
+}  // namespace
+
+void cuda_prepare(cudaStream_t stream, const Input &input, const CudaForms &forms) {
+    const PrepareArgs args = {input.x.data,
+                              input.x.stride,
+                              input.norm,
+                              input.eps,
+                              input.up.data,
+                              input.up.stride,
+                              input.act == Activation::GeluTanh,
+                              input.x.cols,
+                              padded_cols(input.x.cols),
+                              forms};
+    const LaunchShape shape = {dim3(static_cast<unsigned>(input.x.rows)), dim3(kThreads)};
+    launch("input of a product", stream, shape, prepare_rows, args);
+}
+
+}  // namespace a2sf

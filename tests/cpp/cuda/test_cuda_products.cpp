@@ -1,0 +1,191 @@
+// Weight products of the CUDA backend on an emulated GPU: every weight type against double
+// precision, one token and many, biases, sums, and inputs that are made on the way.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cuda_fixture.h"
+
+using namespace a2sf;
+using namespace a2sf::testing;
+
+namespace {
+
+// What reads x decides what rounding costs: as in the tests of the CPU's kernels.
+enum class Form { Floats, Bytes, Bfloats };
+
+Form form_of(const WeightType &type, bool batch) {
+    if (batch) return type.name == std::string("F32") ? Form::Floats : Form::Bfloats;
+    return type.group == 0 ? Form::Floats : Form::Bytes;
+}
+
+struct Case {
+    Case(Rng &rng, const WeightType &weight_type, size_t n_rows, size_t n_cols, size_t n_tokens)
+        : type(weight_type),
+          rows(n_rows),
+          cols(n_cols),
+          m(n_tokens),
+          bytes(random_blocks(rng, type, rows * cols)),
+          values(rows * cols),
+          x(random_floats(rng, m * (cols + 4))),
+          bias(random_floats(rng, rows)),
+          y(random_floats(rng, m * (rows + 1))) {
+        type.decode(bytes.data(), values.data(), values.size());
+    }
+    size_t x_stride() const { return cols + 4; }
+    size_t y_stride() const { return rows + 1; }
+
+    // y [m, rows + 1] after the product of the GPU.
+    std::vector<float> run(bool independent, bool biased, bool accumulate) const {
+        CudaBackend backend(1);
+        const auto memory = backend.upload(std::as_bytes(std::span(bytes)));
+        const Weight w{&type, rows, cols, memory->data()};
+        OnDevice x_there(backend, x), bias_there(backend, bias), y_there(backend, y);
+        Input input(Matrix<const float>(x_there.matrix(m, cols, x_stride())));
+        input.independent = independent;
+        const Product product = {&w, biased ? bias_there.data() : nullptr,
+                                 y_there.matrix(m, rows, y_stride()), accumulate};
+        backend.matmul(input, {&product, 1});
+        return y_there.fetch();
+    }
+
+    // Half a step of the bytes, amax / 251, per element of a group of 32; 2^-8 of each bfloat16.
+    void check(const std::vector<float> &found, Form form, bool biased, bool accumulate) const {
+        for (size_t t = 0; t < m; ++t) {
+            for (size_t r = 0; r < rows; ++r) {
+                double expected =
+                    (biased ? bias[r] : 0.0) + (accumulate ? y[t * y_stride() + r] : 0.0f);
+                double size = 0.0, allowed = 0.0;
+                for (size_t k0 = 0; k0 < cols; k0 += 32) {
+                    double amax = 0.0, weights = 0.0;
+                    for (size_t k = k0; k < std::min(k0 + 32, cols); ++k) {
+                        const double w = values[r * cols + k], a = x[t * x_stride() + k];
+                        expected += w * a;
+                        size += std::fabs(w * a);
+                        amax = std::max(amax, std::fabs(a));
+                        weights += std::fabs(w);
+                    }
+                    if (form == Form::Bytes) allowed += weights * amax / 251.0;
+                }
+                if (form == Form::Bfloats) allowed += size * 0x1.01p-7;
+                const double error = std::fabs(found[t * y_stride() + r] - expected);
+                CHECK(error <=
+                      1.001 * allowed + kTolerances.sum * 8 * (size + std::fabs(expected) + 1.0));
+            }
+            CHECK(found[t * y_stride() + rows] == y[t * y_stride() + rows]);
+        }
+    }
+
+    const WeightType &type;
+    size_t rows, cols, m;
+    std::vector<uint8_t> bytes;
+    std::vector<float> values, x, bias, y;
+};
+
+}  // namespace
+
+TEST_CASE("cuda products: one token, every weight type and odd sizes") {
+    for (const WeightType &type : weight_types()) {
+        CAPTURE(std::string(type.name));
+        Rng rng(31);
+        // More than one chunk of 1024, and rows that begin at every alignment their blocks allow.
+        std::vector<size_t> widths = {type.block == 1 ? size_t{37} : type.block,
+                                      type.block == 256 ? size_t{1536} : size_t{1120}};
+        if (type.block == 1) widths.push_back(256);
+        for (const size_t cols : widths) {
+            CAPTURE(cols);
+            const Case one(rng, type, 7, cols, 1);
+            one.check(one.run(false, false, false), form_of(type, false), false, false);
+            one.check(one.run(false, true, true), form_of(type, false), true, true);
+        }
+    }
+}
+
+TEST_CASE("cuda products: batches, every weight type, tiles that are not full") {
+    for (const WeightType &type : weight_types()) {
+        CAPTURE(std::string(type.name));
+        Rng rng(32);
+        const size_t cols = type.block == 1 ? 75 : type.block == 256 ? 512 : 96;
+        const Case batch(rng, type, 70, cols, 66);
+        batch.check(batch.run(false, false, false), form_of(type, true), false, false);
+        const Case few(rng, type, 5, cols, 2);
+        few.check(few.run(false, true, true), form_of(type, true), true, true);
+    }
+}
+
+TEST_CASE("cuda products: independent tokens get bit for bit what each gets alone") {
+    for (const WeightType &type : weight_types()) {
+        CAPTURE(std::string(type.name));
+        Rng rng(33);
+        const size_t cols = type.block == 1 ? 40 : type.block;
+        const Case many(rng, type, 6, cols, 3);
+        const std::vector<float> together = many.run(true, true, true);
+        for (size_t t = 0; t < 3; ++t) {
+            Case alone = many;
+            alone.m = 1;
+            alone.x.erase(alone.x.begin(), alone.x.begin() + t * many.x_stride());
+            alone.y.erase(alone.y.begin(), alone.y.begin() + t * many.y_stride());
+            const std::vector<float> own = alone.run(false, true, true);
+            CHECK(std::equal(own.begin(), own.begin() + many.rows,
+                             together.begin() + t * many.y_stride()));
+        }
+    }
+}
+
+TEST_CASE(
+    "cuda products: weights of Q8_0 that no quantiser writes, activations that are no numbers") {
+    const WeightType &q8_0 = *find_weight_type(8);
+    Rng rng(34);
+    Case odd(rng, q8_0, 3, 64, 1);
+    for (size_t i = 2; i < odd.bytes.size(); i += 34) odd.bytes[i] = 0x80;  // -128
+    q8_0.decode(odd.bytes.data(), odd.values.data(), odd.values.size());
+    odd.check(odd.run(false, false, false), Form::Bytes, false, false);
+    odd.x[40] = INFINITY;
+    for (size_t r = 0; r < 3; ++r) CHECK(std::isnan(odd.run(false, false, false)[r]));
+    std::fill(odd.x.begin(), odd.x.end(), 1e-33f);
+    for (size_t r = 0; r < 3; ++r) CHECK(odd.run(false, false, false)[r] == 0.0f);
+}
+
+TEST_CASE("cuda products: normed and gated inputs, and the whole FFN, follow the scalar kernels") {
+    for (const uint32_t id : {0u, 8u, 30u}) {
+        const WeightType &type = *find_weight_type(id);
+        CAPTURE(std::string(type.name));
+        for (const size_t m : {1, 5}) {
+            CAPTURE(m);
+            Rng rng(35);
+            const size_t cols = 96, hidden = 64;
+            const auto weights = [&](size_t n) { return random_blocks(rng, type, n); };
+            const auto gate = weights(hidden * cols), up = weights(hidden * cols);
+            const auto down = weights(cols * hidden);
+            const std::vector<float> norm = random_floats(rng, cols);
+            const std::vector<float> x = random_floats(rng, m * cols);
+            for (const Activation act : {Activation::Silu, Activation::GeluTanh}) {
+                const auto run = [&](Backend &backend) {
+                    const auto put = [&](const std::vector<uint8_t> &bytes) {
+                        return backend.upload(std::as_bytes(std::span(bytes)));
+                    };
+                    const auto g = put(gate), u = put(up), d = put(down);
+                    const Weight gate_w{&type, hidden, cols, g->data()};
+                    const Weight up_w{&type, hidden, cols, u->data()};
+                    const Weight down_w{&type, cols, hidden, d->data()};
+                    OnDevice x_there(backend, x), norm_there(backend, norm);
+                    OnDevice y(backend, std::vector<float>(m * cols));
+                    const Input input =
+                        Input::normed(x_there.matrix(m, cols), norm_there.data(), 1e-5f);
+                    backend.gated_ffn(input, {&gate_w, &up_w, act},
+                                      {&down_w, nullptr, y.matrix(m, cols)});
+                    return y.fetch();
+                };
+                CpuBackend cpu(kernels_for("scalar"), 1);
+                CudaBackend cuda(1);
+                const std::vector<float> expected = run(cpu), found = run(cuda);
+                double size = 0.0;
+                for (const float value : expected) size = std::max(size, std::fabs(double{value}));
+                // A batch of rounded weights is bfloat16 here and bytes there.
+                const bool exact = id == 0 || m == 1;
+                CHECK(largest_difference(found, expected) <= (exact ? 2e-5 : 2e-2) * size);
+            }
+        }
+    }
+}
