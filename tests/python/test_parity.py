@@ -23,10 +23,22 @@ from reference.policies import PRESETS
 Array = NDArray[Any]
 NAMES = sorted(path.stem for path in LOGITS.glob("*.npy"))
 FLOAT = ("F32", "F16", "BF16")
-# Half weights: activations and sums of float32. On AMX tiles both factors are rounded to bfloat16.
+# Half weights: activations and sums of float32. On AMX tiles, and on CUDA, both factors are rounded
+# to bfloat16.
 HALF = {"amx": 5e-3}
 HALF_ELSEWHERE = 2e-3
 CLOSE_CALL = 1e-4  # relative rank difference below which float32 may keep another token
+
+
+@pytest.fixture(params=a2sf.devices())
+def device(request: pytest.FixtureRequest) -> str:
+    """Everything that this machine and this build have."""
+    return str(request.param)
+
+
+def half_error(device: str) -> float:
+    """What an engine on the device may be off with half weights."""
+    return HALF.get("amx" if device == "cuda" else a2sf.isa(), HALF_ELSEWHERE)
 
 
 @lru_cache(maxsize=4)
@@ -41,14 +53,14 @@ def error(found: Array, expected: Array) -> float:
 
 @pytest.mark.skipif(not NAMES, reason=f"no logits in {LOGITS} (set A2SF_SHARED)")
 @pytest.mark.parametrize("name", NAMES)
-def test_logits(name: str, ids: list[int]) -> None:
+def test_logits(name: str, ids: list[int], device: str) -> None:
     """Within 2 % of llama.cpp's for floats; quantised, as near to the truth as llama.cpp is.
 
     Both round activations to 8 bits; ours chooses among steps and must not be further off.
     """
     path = MODELS / f"{name}.gguf"
     theirs = np.load(LOGITS / f"{name}.npy")
-    ours = a2sf.Engine(path, kv_type="f32").logits(ids)
+    ours = a2sf.Engine(path, device=device, kv_type="f32").logits(ids)
     assert ours.shape == theirs.shape
     truth = oracle(path).logits(ids)
     if name.endswith(FLOAT):
@@ -67,7 +79,7 @@ ISA_WORKER = """
     target, ids, *paths = sys.argv[1:]
     try:
         isa = a2sf.isa()
-        engines = [a2sf.Engine(path, kv_type="f32") for path in paths]
+        engines = [a2sf.Engine(path, device="cpu", kv_type="f32") for path in paths]
     except a2sf.OptionError as error:
         print(error)
         raise SystemExit(3)
@@ -121,10 +133,10 @@ def test_every_isa(models: Path, ids: list[int], tmp_path: Path, isa: str) -> No
 
 @pytest.mark.parametrize("batch", [1, 7, 96])
 @pytest.mark.parametrize("name", ["llama-F32", "qwen3-F16", "gemma3-F16", "phi3-F16"])
-def test_batches_agree(models: Path, ids: list[int], name: str, batch: int) -> None:
+def test_batches_agree(models: Path, ids: list[int], name: str, batch: int, device: str) -> None:
     path = models / f"{name}.gguf"
-    ours = a2sf.Engine(path, kv_type="f32", batch=batch).logits(ids)
-    assert error(ours, oracle(path).logits(ids)) < HALF.get(a2sf.isa(), HALF_ELSEWHERE)
+    ours = a2sf.Engine(path, device=device, kv_type="f32", batch=batch).logits(ids)
+    assert error(ours, oracle(path).logits(ids)) < half_error(device)
 
 
 def schedule(rng: random.Random, n: int) -> list[int]:
@@ -156,7 +168,9 @@ def check_scores(session: a2sf.Session, expected: list[list[Array]]) -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mode", ["token", "chunk", "full"])
 @pytest.mark.parametrize("policy", [name for name in a2sf.policies() if name != "full"])
-def test_kept_positions(llama: Path, ids: list[int], policy: str, mode: Any, seed: int) -> None:
+def test_kept_positions(
+    llama: Path, ids: list[int], policy: str, mode: Any, seed: int, device: str
+) -> None:
     """Feed by feed the engine holds what the oracle holds: every policy, mode, chunk length.
 
     In "full" mode a prompt is one feed and the rest is decoded; in the others the schedule mixes
@@ -169,7 +183,7 @@ def test_kept_positions(llama: Path, ids: list[int], policy: str, mode: Any, see
     feeds = [n_prompt] if mode == "full" else schedule(rng, n_prompt)
     feeds += [1] * (96 - n_prompt)
     truth = oracle(llama).session(PRESETS[policy], budget, mode=mode, chunk=batch)
-    engine = a2sf.Engine(llama, kv_type="f32", batch=batch)
+    engine = a2sf.Engine(llama, device=device, kv_type="f32", batch=batch)
     session = engine.session(eviction=evicting(policy=policy, budget=budget, prefill=mode))
     start = 0
     for n in feeds:
@@ -184,12 +198,12 @@ def test_kept_positions(llama: Path, ids: list[int], policy: str, mode: Any, see
 
 @pytest.mark.parametrize("batch", [32, 40, 64])
 def test_the_window_of_snapkv_does_not_depend_on_chunks(
-    llama: Path, ids: list[int], batch: int
+    llama: Path, ids: list[int], batch: int, device: str
 ) -> None:
     """Its last queries are all in the last chunk, however the prompt is cut."""
     sessions = []
     for size in (512, batch):
-        engine = a2sf.Engine(llama, kv_type="f32", batch=size)
+        engine = a2sf.Engine(llama, device=device, kv_type="f32", batch=size)
         sessions.append(engine.session(eviction=evicting(policy="snapkv", budget=40)))
         sessions[-1].feed(ids[:90])
     whole, cut = sessions
@@ -202,11 +216,13 @@ def test_the_window_of_snapkv_does_not_depend_on_chunks(
 
 @pytest.mark.parametrize("mode", ["token", "chunk", "full"])
 @pytest.mark.parametrize("policy", [name for name in a2sf.policies() if name != "full"])
-def test_compact_positions(llama: Path, ids: list[int], policy: str, mode: Any) -> None:
+def test_compact_positions(
+    llama: Path, ids: list[int], policy: str, mode: Any, device: str
+) -> None:
     """Every head's live tokens stand one after the other, whatever was evicted between them."""
     n_prompt, budget = 80, 48
     truth = oracle(llama).session(PRESETS[policy], budget, mode=mode, chunk=16, compact=True)
-    engine = a2sf.Engine(llama, kv_type="f32", batch=16)
+    engine = a2sf.Engine(llama, device=device, kv_type="f32", batch=16)
     session = engine.session(
         eviction=evicting(policy=policy, budget=budget, prefill=mode, positions="compact")
     )
@@ -225,9 +241,11 @@ def test_compact_positions(llama: Path, ids: list[int], policy: str, mode: Any) 
 @pytest.mark.parametrize("options", [{"scope": "layer"}, {"pooling": 7}, {"forgetting_factor": 0.0},
                                      {"forgetting_factor": 1.0}, {"sinks": 0, "recent": 0},
                                      {"sinks": 9, "recent": "50%"}], ids=str)  # fmt: skip
-def test_options_against_the_oracle(llama: Path, ids: list[int], options: dict[str, Any]) -> None:
+def test_options_against_the_oracle(
+    llama: Path, ids: list[int], options: dict[str, Any], device: str
+) -> None:
     run = oracle(llama).run(ids, replace(PRESETS["a2sf"], **options), 40, mode="token")
-    engine = a2sf.Engine(llama, kv_type="f32")
+    engine = a2sf.Engine(llama, device=device, kv_type="f32")
     session = engine.session(eviction=evicting(budget=40, prefill="token", **options))
     session.feed(ids)
     assert run.min_gap >= CLOSE_CALL, "too close to call in float32: take another case"
@@ -237,14 +255,16 @@ def test_options_against_the_oracle(llama: Path, ids: list[int], options: dict[s
 @pytest.mark.parametrize("mode", ["token", "chunk", "full"])
 @pytest.mark.parametrize("scope", ["head", "layer"])
 @pytest.mark.parametrize("policy", [name for name in a2sf.policies() if name != "full"])
-def test_pinned(llama: Path, ids: list[int], policy: str, scope: Any, mode: Any) -> None:
+def test_pinned(
+    llama: Path, ids: list[int], policy: str, scope: Any, mode: Any, device: str
+) -> None:
     """Pinned positions stay in every head, and the others go as the oracle says."""
     n_prompt, budget = 80, 60
     pinned = ((0, 7), (17, 23), (30, 31))
     options: dict[str, Any] = {} if policy == "streaming" else {"scope": scope}
     preset = replace(PRESETS[policy], pinned=pinned, **options)
     truth = oracle(llama).session(preset, budget, mode=mode, chunk=16)
-    engine = a2sf.Engine(llama, kv_type="f32", batch=16)
+    engine = a2sf.Engine(llama, device=device, kv_type="f32", batch=16)
     session = engine.session(
         eviction=evicting(policy=policy, budget=budget, prefill=mode, pinned=pinned, **options)
     )
@@ -277,7 +297,7 @@ def test_pinned(llama: Path, ids: list[int], policy: str, scope: Any, mode: Any)
     ids=str,
 )
 def test_scope_and_pooling(
-    llama: Path, ids: list[int], policy: str, options: dict[str, Any], mode: Any
+    llama: Path, ids: list[int], policy: str, options: dict[str, Any], mode: Any, device: str
 ) -> None:
     """Heads that keep the same tokens and pooled ranks, the prompt in chunks of 16, then decoding.
 
@@ -285,7 +305,7 @@ def test_scope_and_pooling(
     """
     n_prompt, budget = 80, 52
     truth = oracle(llama).session(replace(PRESETS[policy], **options), budget, mode=mode, chunk=16)
-    engine = a2sf.Engine(llama, kv_type="f32", batch=16)
+    engine = a2sf.Engine(llama, device=device, kv_type="f32", batch=16)
     session = engine.session(
         eviction=evicting(policy=policy, budget=budget, prefill=mode, **options)
     )
