@@ -125,6 +125,15 @@ def test_what_makes_no_sense_is_bad_usage(text, tmp_path, capsys, more, message)
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["perplexity", "recall", "sensitivity", "calibrate", "tasks"])
+def test_a_model_that_is_not_there_is_one_line(text, tmp_path, capsys, kind):
+    output = ["-o", str(tmp_path / "out.jsonl")]
+    assert main([kind, "-q", "-m", "missing.gguf", "-f", str(text), *output]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("a2sf-eval: missing.gguf: a file that can be read expected")
+    assert printed.count("\n") == 1
+
+
 def test_factors_go_to_the_policies_that_have_them(text, tmp_path):
     output = tmp_path / "out.jsonl"
     assert main(command(text, output, "--forgetting-factor", "0.5,0.9")) == 0

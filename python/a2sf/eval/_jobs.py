@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .._core import Error
 from .._options import Eviction
 
 Json = Any  # what json.dumps takes
@@ -55,9 +57,28 @@ class Job:
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal; remembered while size and time of change stay."""
-    state = os.stat(path)
-    return _hash_of(os.path.abspath(path), state.st_size, state.st_mtime_ns)
+    """SHA-256 of a file, in hexadecimal; remembered while size and time of change stay.
+
+    Raises
+    ------
+    Error
+        It cannot be read.
+    """
+    return _read(_hash_of, path)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Text of a file, UTF-8; what is not becomes U+FFFD. Remembered, and raises, as `file_hash`."""
+    return _read(_text_of, path)
+
+
+def _read(read: Callable[[str, int, int], str], path: str | os.PathLike[str]) -> str:
+    try:
+        state = os.stat(path)
+        return read(os.path.abspath(path), state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise Error(f"{path}: a file that can be read expected, found: {found}") from error
 
 
 @lru_cache(maxsize=64)
@@ -67,12 +88,6 @@ def _hash_of(path: str, _size: int, _changed: int) -> str:
         while block := file.read(1 << 20):
             total.update(block)
     return total.hexdigest()
-
-
-def read_text(path: str) -> str:
-    """Text of a file, UTF-8; what is not becomes U+FFFD. Remembered as `file_hash` is."""
-    state = os.stat(path)
-    return _text_of(os.path.abspath(path), state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
