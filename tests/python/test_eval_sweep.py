@@ -7,8 +7,10 @@ import json
 import a2sf
 import numpy as np
 import pytest
-from a2sf.eval import Results, read_rows
+from a2sf import _core
+from a2sf.eval import Job, Results, read_rows
 from a2sf.eval.__main__ import main
+from a2sf.eval._jobs import resolved
 
 TEXT = "Nora keeps the stone letter in the white sack. " * 12
 
@@ -89,6 +91,37 @@ def test_a_text_that_changed_is_read_again(text, tmp_path):
     window = ids[options["first"] : options["first"] + 96]
     full = engine.score(window, eviction=a2sf.Eviction(policy="full"))[31:]
     assert row["result"]["nll_full"] == pytest.approx(-full.mean(), abs=1e-5)
+
+
+def test_another_preset_is_another_job(text, tmp_path, monkeypatch):
+    output = tmp_path / "out.jsonl"
+    assert main(command(text, output)) == 0
+    preset = _core.policy_preset
+
+    def changed(policy):
+        return {**preset(policy), **({"sinks": 7} if policy == "streaming" else {})}
+
+    monkeypatch.setattr(_core, "policy_preset", changed)
+    assert main(command(text, output)) == 0
+    rows = read_rows([output])
+    again = rows[8:]
+    assert [row["options"]["eviction"]["policy"] for row in again] == ["streaming"] * 4
+    assert {row["resolved"]["sinks"] for row in again} == {7}
+    # What is given takes the place of the preset.
+    given = {"policy": "streaming", "budget": "25%", "prefill": "token", "sinks": 4}
+    keys = set()
+    for what in (preset, changed):
+        monkeypatch.setattr(_core, "policy_preset", what)
+        keys.add(Job(kind="perplexity", model=text, options={"eviction": given}).key)
+    assert len(keys) == 1
+
+
+def test_a_preset_gives_way_to_what_was_given():
+    assert resolved({}) == {}
+    found = resolved({"policy": "snapkv", "budget": 64, "recent": "10%"})
+    assert found["recent"] == "10%"
+    assert not {"recent_tokens", "recent_share"} & found.keys()
+    assert found["window"] == _core.policy_preset("snapkv")["window"]
 
 
 @pytest.mark.parametrize("notes", ["my notes\nand more", "notes", '{"key": "x"}\n', "{\n}"])

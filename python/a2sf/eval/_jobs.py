@@ -11,11 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .._core import Error
+from .. import _core
+from .._core import Error, OptionError
 from .._options import Eviction
 
 Json = Any  # what json.dumps takes
-FORMAT = 1  # part of every key: raised when results of the same options would no longer compare
+FORMAT = 2  # part of every key: raised when results of the same options would no longer compare
+
+# Options that a preset has under other names.
+GIVEN_AS = {"recent_tokens": "recent", "recent_share": "recent"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,11 @@ class Job:
     engine: dict[str, Json] = field(default_factory=dict)
 
     @property
+    def resolved(self) -> dict[str, Json]:
+        """The eviction with its policy's preset where nothing was given; empty without one."""
+        return resolved(self.options.get("eviction", {}))
+
+    @property
     def key(self) -> str:
         """Hash of what decides the result: two jobs with the same key are the same measurement."""
         decides = {
@@ -50,6 +59,7 @@ class Job:
             "kind": self.kind,
             "model": file_hash(self.model),
             "options": self.options,
+            "resolved": self.resolved,
             "engine": {k: v for k, v in self.engine.items() if k != "threads"},
         }
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
@@ -99,6 +109,19 @@ def eviction_json(eviction: Eviction) -> dict[str, Json]:
     """List the options that were given; `eviction_from` is the inverse."""
     given = {name: getattr(eviction, name) for name in Eviction.__slots__}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def resolved(options: dict[str, Json]) -> dict[str, Json]:
+    """Put a policy's preset behind the options that were given.
+
+    Presets change from one version to the next, and with them the result of the same options.
+    """
+    try:
+        preset = _core.policy_preset(options["policy"])
+    except (KeyError, OptionError):
+        return options  # no eviction, or one that its job will refuse
+    given = {option for option in preset if GIVEN_AS.get(option, option) in options}
+    return {**{k: v for k, v in preset.items() if k not in given}, **options}
 
 
 def eviction_from(options: dict[str, Json]) -> Eviction:

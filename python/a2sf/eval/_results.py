@@ -150,6 +150,7 @@ def make_row(job: Job, result: dict[str, Json], time_s: float) -> Row:
         "key": job.key,
         "kind": job.kind,
         "options": job.options,
+        "resolved": job.resolved,
         "result": result,
         "time_s": round(time_s, 3),
         "model": {"file": os.path.basename(job.model), "sha256": file_hash(job.model)},
