@@ -213,12 +213,15 @@ def executor_of(arguments: argparse.Namespace) -> Executor:
 
 
 def eviction_name(options: dict[str, Json]) -> str:
-    """Name an eviction in tables: the policy, and whatever differs from its preset."""
-    rest = {k: v for k, v in options.items() if k not in ("policy", "budget", "prefill")}
+    """Name an eviction in tables: the policy, and the options that were given; no budget."""
+    rest = {k: v for k, v in options.items() if k not in ("policy", "budget")}
     if not isinstance(rest.get("allocation", ""), str):  # too long for a table
         text = json.dumps(rest["allocation"]).encode()
         rest["allocation"] = hashlib.sha256(text).hexdigest()[:6]
-    detail = ", ".join(f"{name}={value}" for name, value in rest.items())
+    detail = ", ".join(
+        f"{name}={f'{value:g}' if isinstance(value, float) else value}"
+        for name, value in rest.items()
+    )
     return f"{options['policy']} ({detail})" if detail else str(options["policy"])
 
 

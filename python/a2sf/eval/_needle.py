@@ -18,12 +18,12 @@ from ._arguments import (
     budget_text,
     budgets_of,
     engine_arguments,
-    eviction_name,
     evictions,
     model_path,
     numbers,
     with_full,
 )
+from ._groups import grouped_lines, partly
 from ._haystack import make_prompt
 from ._jobs import Job, Json, eviction_from, file_hash, read_text
 from ._kinds import Table
@@ -119,27 +119,23 @@ class Needle:
         }
 
     def tables(self, rows: Sequence[Row]) -> list[Table]:
-        """One for each source of prompts: policies down, budgets across."""
+        """One for each source of prompts and setting: policies down, budgets across."""
         tables = []
-        for source in dict.fromkeys(map(_source, rows)):
-            own = [row for row in rows if _source(row) == source]
+        for source, lines in _settings(rows):
+            own = [row for line in lines.values() for row in line]
             budgets = [budget for budget in budgets_of(own) if budget != "-"]
-            full = _right(row for row in own if _name(row) == "full")
+            n_prompts = len({_prompt(row) for row in own})
+            full = _right(row for row in own if _is_full(row))
+            told = f"; with the full cache {_percent(full, n_prompts)}" if full else ""
             table = Table(
                 title=f"answers right: {source}",
                 header=["policy", *budgets, "per length"],
-                note=f"Share of {len(full)} prompts [95 % bootstrap interval]; with the full "
-                f"cache {_percent(full)}. The last column is that of the largest budget.",
+                note=f"Share of {n_prompts} prompts [95 % bootstrap interval]{told}. "
+                "The last column is that of the largest budget.",
             )
-            for name in dict.fromkeys(map(_name, own)):
-                cells = []
-                for budget in budgets:
-                    right = _right(
-                        r for r in own if _name(r) == name and (budget_text(r) in (budget, "-"))
-                    )
-                    cells.append(_percent(right) if right else "-")
-                last = budgets[-1] if budgets else "-"
-                each = [r for r in own if _name(r) == name and budget_text(r) in (last, "-")]
+            for name, line in lines.items():
+                cells = [_percent(_right(_at_budget(line, b)), n_prompts) for b in budgets]
+                each = _at_budget(line, budgets[-1] if budgets else "-")
                 by_length = (
                     f"{length}: {np.mean(_right(r for r in each if _length(r) == length)):.0%}"
                     for length in sorted({_length(r) for r in each})
@@ -150,28 +146,38 @@ class Needle:
 
     def figures(self, rows: Sequence[Row]) -> list[Any]:
         """Draw a map of depth and length for each eviction."""
-        own = [row for row in rows if "length" in row["options"]]
+        settings = _settings([row for row in rows if "length" in row["options"]])
         drawn = []
-        for name, budget in dict.fromkeys((_name(row), budget_text(row)) for row in own):
-            cell = [row for row in own if (_name(row), budget_text(row)) == (name, budget)]
-            lengths = sorted({row["options"]["length"] for row in cell})
-            depths = sorted({row["options"]["depth"] for row in cell})
-            values = np.full((len(depths), len(lengths)), np.nan)
-            for i, depth in enumerate(depths):
-                for j, length in enumerate(lengths):
-                    right = _right(r for r in cell if _at(r) == (length, depth))
-                    values[i, j] = np.mean(right) if right else np.nan
-            drawn.append(
-                _figures.heat_map(
-                    values,
-                    title=name if budget == "-" else f"{name}, budget {budget}",
-                    x="prompt (tokens)",
-                    y="depth of the fact",
-                    columns=[str(length) for length in lengths],
-                    rows=[f"{depth:g} %" for depth in depths],
-                )
-            )
+        for source, lines in settings:
+            for name, line in lines.items():
+                for budget in budgets_of(line):
+                    title = name if budget == "-" else f"{name}, budget {budget}"
+                    if len(settings) > 1:
+                        title += f": {source}"
+                    drawn.append(_map([r for r in line if budget_text(r) == budget], title))
         return drawn
+
+
+def _settings(rows: Sequence[Row]) -> list[tuple[str, dict[str, list[Row]]]]:
+    return grouped_lines(rows, over=["question", "length", "depth", "seed"], file="text")
+
+
+def _map(rows: Sequence[Row], title: str) -> Any:
+    lengths = sorted({row["options"]["length"] for row in rows})
+    depths = sorted({row["options"]["depth"] for row in rows})
+    values = np.full((len(depths), len(lengths)), np.nan)
+    for i, depth in enumerate(depths):
+        for j, length in enumerate(lengths):
+            right = _right(r for r in rows if _at(r) == (length, depth))
+            values[i, j] = np.mean(right) if right else np.nan
+    return _figures.heat_map(
+        values,
+        title=title,
+        x="prompt (tokens)",
+        y="depth of the fact",
+        columns=[str(length) for length in lengths],
+        rows=[f"{depth:g} %" for depth in depths],
+    )
 
 
 def _grid(arguments: argparse.Namespace) -> list[dict[str, Json]]:
@@ -206,12 +212,17 @@ def _questions(path: str) -> list[dict[str, str]]:
     return listed
 
 
-def _source(row: Row) -> str:
-    return str(row["files"].get("text", "generated text"))
+def _prompt(row: Row) -> tuple[Json, ...]:
+    return tuple(row["options"].get(name) for name in ("question", "length", "depth", "seed"))
 
 
-def _name(row: Row) -> str:
-    return eviction_name(row["options"]["eviction"])
+def _is_full(row: Row) -> bool:
+    return bool(row["options"]["eviction"]["policy"] == "full")
+
+
+def _at_budget(rows: Iterable[Row], budget: str) -> list[Row]:
+    """Rows of a column; the full cache is in all of them."""
+    return [row for row in rows if budget_text(row) in (budget, "-")]
 
 
 def _length(row: Row) -> int:
@@ -227,6 +238,8 @@ def _right(rows: Iterable[Row]) -> list[float]:
     return [float(row["result"]["right"]) for row in rows]
 
 
-def _percent(right: list[float]) -> str:
+def _percent(right: list[float], n_prompts: int) -> str:
+    if not right:
+        return "-"
     mean, low, high = bootstrap_mean(right)
-    return f"{mean:.0%} [{low:.0%}, {high:.0%}]"
+    return f"{mean:.0%} [{low:.0%}, {high:.0%}]{partly(len(right), n_prompts, 'prompts')}"

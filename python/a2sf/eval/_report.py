@@ -151,15 +151,17 @@ def sections_of(rows: Sequence[Row], *, pictures: bool) -> list[Section]:
     unknown = {row["kind"] for row in rows} - known.keys()
     if unknown:
         raise Error(f"results: one of {', '.join(known)} expected, found {', '.join(unknown)}")
-    models = dict.fromkeys((row["model"]["file"], row["model"]["sha256"]) for row in rows)
+    models = {row["model"]["sha256"]: row["model"]["file"] for row in rows}
+    files = list(models.values())
     sections = []
     for kind in known.values():
-        for file, digest in models:
+        for digest, file in models.items():
             own = [r for r in rows if r["kind"] == kind.name and r["model"]["sha256"] == digest]
+            model = f"{file} ({digest[:6]})" if files.count(file) > 1 else file
             if own:
                 sections.append(
                     Section(
-                        name=f"{kind.name}: {file}" if len(models) > 1 else kind.name,
+                        name=f"{kind.name}: {model}" if len(models) > 1 else kind.name,
                         summary=kind.summary,
                         n_jobs=len(own),
                         time=_duration(sum(row["time_s"] for row in own)),
