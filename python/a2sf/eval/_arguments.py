@@ -197,6 +197,23 @@ def open_engine(arguments: argparse.Namespace) -> Engine:
     return engine_of(model_path(arguments), engine_arguments(arguments))
 
 
+def check_fits(engine: Engine, n_tokens: int, what: str, *, n_answer: int = 0) -> None:
+    """Refuse what the full cache cannot hold, which everything is compared to.
+
+    Raises
+    ------
+    OptionError
+        More tokens than the model's context has beside an answer of `n_answer`.
+    """
+    most = engine.info.n_ctx - n_answer
+    if n_tokens > most:
+        less = f" less {n_answer} for the answer" if n_answer else ""
+        raise OptionError(
+            f"{what}: at most {most} tokens (the model's context{less}, which the full cache has "
+            f"to fit into) expected, found {n_tokens}"
+        )
+
+
 def with_full(listed: list[dict[str, Json]]) -> list[dict[str, Json]]:
     """Put the full cache first, which everything is compared to."""
     full = eviction_json(Eviction(policy="full"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,20 +18,23 @@ from ._arguments import (
     add_eviction_arguments,
     budget_text,
     budgets_of,
+    check_fits,
     engine_arguments,
     evictions,
     model_path,
     numbers,
+    open_engine,
     with_full,
 )
 from ._groups import grouped_lines, partly
-from ._haystack import make_prompt
+from ._haystack import least_length, make_prompt
 from ._jobs import Job, Json, eviction_from, file_hash, read_text
 from ._kinds import Table
 from ._results import Row
 from ._statistics import bootstrap_mean
 
-MAX_TOKENS = 24
+MAX_TOKENS = 24  # of an answer
+LENGTHS = (1000, 2000, 4000, 7000)
 
 
 class Needle:
@@ -43,8 +47,9 @@ class Needle:
         """Add lengths, depths, texts."""
         group = parser.add_argument_group("Prompts")
         add = group.add_argument
-        add("--length", default="1000,2000,4000,7000", metavar="LIST",
-            help="tokens of a prompt (%(default)s)")  # fmt: skip
+        known = ",".join(map(str, LENGTHS))
+        add("--length", metavar="LIST",
+            help=f"tokens of a prompt (those of {known} that the model reads)")  # fmt: skip
         add("--depth", default="0,25,50,75,100", metavar="LIST",
             help="where the fact is, per cent of the text (%(default)s)")  # fmt: skip
         add("--trials", type=int, default=2, metavar="N",
@@ -62,7 +67,7 @@ class Needle:
         files = {} if path is None else {"text": os.path.abspath(path)}
         prompts: list[dict[str, Json]]
         if arguments.questions is not None:
-            prompts = [{"question": i} for i in range(len(_questions(arguments.questions)))]
+            prompts = [{"question": i} for i in range(_check_questions(arguments))]
         else:
             prompts = _grid(arguments)
         return [
@@ -180,15 +185,51 @@ def _map(rows: Sequence[Row], title: str) -> Any:
     )
 
 
+def _check_questions(arguments: argparse.Namespace) -> int:
+    """Refuse questions that the full cache cannot hold, before any is asked; return how many."""
+    asked, engine = _questions(arguments.questions), open_engine(arguments)
+    for number, question in enumerate(asked):
+        n_tokens = len(engine.tokenize(question["prompt"]))
+        check_fits(engine, n_tokens, f"{arguments.questions}, question {number}")
+    return len(asked)
+
+
+def _lengths(arguments: argparse.Namespace) -> list[int]:
+    """List the lengths asked for, or the default ones that fit into the model's context.
+
+    Raises
+    ------
+    OptionError
+        Too short for the question or too long for the full cache and its answer.
+    """
+    engine = open_engine(arguments)
+    most = engine.info.n_ctx - MAX_TOKENS
+    if arguments.length is None:
+        fitting = [length for length in LENGTHS if length <= most] or [most]
+        left = ", ".join(str(length) for length in LENGTHS if length > most)
+        if left and not arguments.quiet:
+            print(
+                f"a2sf-eval: lengths {', '.join(map(str, fitting))}, without {left}: the model's "
+                f"context is {engine.info.n_ctx} tokens",
+                file=sys.stderr,
+            )
+        lengths = fitting
+    else:
+        lengths = numbers(arguments.length, "length")
+    least = max(least_length(engine.tokenizer, seed) for seed in range(arguments.trials))
+    if min(lengths) < least:
+        raise OptionError(f"length: at least {least} tokens expected, found {min(lengths)}")
+    check_fits(engine, max(lengths), "length", n_answer=MAX_TOKENS)
+    return lengths
+
+
 def _grid(arguments: argparse.Namespace) -> list[dict[str, Json]]:
-    lengths = numbers(arguments.length, "length")
     depths = numbers(arguments.depth, "depth", float)
     if not all(0 <= depth <= 100 for depth in depths):
         raise OptionError(f"depth: 0 to 100 per cent expected, found {arguments.depth}")
-    if not all(length > 0 for length in lengths):
-        raise OptionError(f"length: at least 1 token expected, found {arguments.length}")
     if arguments.trials < 1:
         raise OptionError(f"trials: at least 1 expected, found {arguments.trials}")
+    lengths = _lengths(arguments)
     return [
         {"length": length, "depth": depth, "seed": seed}
         for length in lengths

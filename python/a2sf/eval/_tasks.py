@@ -19,6 +19,7 @@ from ._arguments import (
     add_eviction_arguments,
     budget_text,
     budgets_of,
+    check_fits,
     engine_arguments,
     eviction_name,
     evictions,
@@ -302,12 +303,7 @@ def _check(
     for number, item in enumerate(written):
         for one in requests_of(engine.tokenizer, item, Eviction(policy="full"), protocol):
             more = len(one.continuation) if isinstance(one, Request) else one.max_tokens
-            n_tokens = len(one.context) + more
-            if n_tokens > engine.info.n_ctx:
-                raise OptionError(
-                    f"{path}, item {number}: at most {engine.info.n_ctx} tokens (the model's "
-                    f"context) expected, found {n_tokens}"
-                )
+            check_fits(engine, len(one.context) + more, f"{path}, item {number}")
             for eviction in parsed:
                 try:
                     fix_budget(eviction, len(one.context) + (protocol == "paper") * more)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .._core import OptionError
 from .._engine import Engine
-from ._arguments import engine_arguments, model_path, open_engine
+from ._arguments import check_fits, engine_arguments, model_path, open_engine
 from ._jobs import Job, Json, file_hash, read_text
 
 
@@ -40,6 +40,8 @@ def text_windows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Jso
         A file that is not there, a text shorter than a window, or windows that make no sense.
     """
     ctx, skip, n_windows = arguments.ctx, arguments.skip, arguments.windows
+    if ctx < 2:
+        raise OptionError(f"ctx: at least 2 tokens expected, found {ctx}")
     if not 0 <= skip < ctx - 1:
         raise OptionError(f"skip: 0 to ctx - 2 = {ctx - 2} expected, found {skip}")
     if n_windows < 1:
@@ -48,6 +50,7 @@ def text_windows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Jso
         if not os.path.isfile(path):
             raise OptionError(f"file: a text expected, found no file {path}")
     engine = open_engine(arguments)
+    check_fits(engine, ctx, "ctx")
     listed: list[tuple[str, dict[str, Json]]] = []
     for path in arguments.file:
         n_tokens = len(_ids(engine, read_text(path)))
