@@ -145,6 +145,7 @@ def test_two_sweeps_cannot_write_to_one_file(text, tmp_path, capsys):
     [
         (["--policy", "h3o"], "policy: one of"),
         (["--budget", "many"], "budget: numbers"),
+        (["--recent", "many"], "recent: numbers"),
         (["--skip", "95"], "skip: 0 to ctx - 2"),
         (["--windows", "0"], "windows: at least 1"),
         (["--ctx", "2000"], "2000 tokens (--ctx) expected"),

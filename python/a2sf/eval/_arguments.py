@@ -106,9 +106,9 @@ def numbers(text: str, what: str, kind: type[int] | type[float] = int) -> list[A
         raise OptionError(f"{what}: numbers with commas expected, found {text!r}") from error
 
 
-def budget_of(text: str) -> int | str:
-    """Read a budget: "20%" stays, "256" is a number."""
-    return text if text.endswith("%") else numbers(text, "budget")[0]
+def budget_of(text: str, what: str = "budget") -> int | str:
+    """Read a budget: "20%" stays, "256" is a number. `what` is its name in a message."""
+    return text if text.endswith("%") else numbers(text, what)[0]
 
 
 def evictions(arguments: argparse.Namespace) -> list[dict[str, Json]]:
@@ -133,7 +133,7 @@ def evictions(arguments: argparse.Namespace) -> list[dict[str, Json]]:
     budgets = [budget_of(text) for text in items(arguments.budget, "budget")]
     common = {name: getattr(arguments, name) for name in COMMON}
     if common["recent"] is not None:
-        common["recent"] = budget_of(common["recent"])
+        common["recent"] = budget_of(common["recent"], "recent")
     listed: list[dict[str, Json]] = []
     used: set[str] = set()
     for name, budget, factor in itertools.product(names, budgets, factors):
@@ -162,18 +162,20 @@ def factor_of(text: str) -> float | None:
 
 def _accepted(policy: str, given: dict[str, Json]) -> dict[str, Json]:
     """Keep the options that the policy has a use for; the library knows which."""
-    taken: dict[str, Json] = {"policy": policy}
     Eviction(policy=policy)  # an unknown name
-    for name, value in given.items():
-        try:
-            Eviction(policy=policy, **{name: value})
-        except OptionError as error:
-            if f"no such option expected for policy {policy}" in str(error):
-                continue
-            if "budget: at least" not in str(error):  # judged with all options, below
-                raise
-        taken[name] = value
-    return taken
+    return {"policy": policy, **{k: v for k, v in given.items() if has_option(policy, k, v)}}
+
+
+def has_option(policy: str, name: str, value: Json) -> bool:
+    """Whether a policy has a use for an option; raises where the value makes no sense."""
+    try:
+        Eviction(policy=policy, **{name: value})
+    except OptionError as error:
+        if f"no such option expected for policy {policy}" in str(error):
+            return False
+        if "budget: at least" not in str(error):  # to be judged with all options
+            raise
+    return True
 
 
 def model_path(arguments: argparse.Namespace) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._core import OptionError
+from .._core import Error, OptionError, policy_evicts
 from .._options import Eviction
 from ._arguments import (
     add_run_arguments,
     budget_of,
     executor_of,
+    has_option,
+    items,
     model_path,
     numbers,
     open_engine,
@@ -32,6 +35,8 @@ from ._texts import add_text_arguments, text_windows, window_job
 
 NAME = "calibrate"
 SUMMARY = "find the options that lose least on a text, and write an eviction file"
+FACTORS = "0.97,0.99,0.995,0.999"
+RECENTS = "10%,25%,40%"
 POWERS = (0.0, 0.25, 0.35, 0.5)
 LEAST_SHARE, MOST_SHARE = 0.3, 4.0
 
@@ -50,10 +55,10 @@ def add_command(commands: Any) -> None:
     add = command.add_argument
     add("--budget", default="10%", metavar="N|R%", help="what the cache will have (%(default)s)")
     add("--policy", default="a2sf", metavar="NAME", help="(%(default)s)")
-    add("--factors", default="0.97,0.99,0.995,0.999", metavar="LIST",
-        help="forgetting factors to try (%(default)s)")  # fmt: skip
-    add("--recents", default="10%,25%,40%", metavar="LIST",
-        help="protected newest tokens to try (%(default)s)")  # fmt: skip
+    add("--factors", metavar="LIST", help=f"forgetting factors to try ({FACTORS} if the policy "
+        "has one)")  # fmt: skip
+    add("--recents", metavar="LIST", help=f"protected newest tokens to try ({RECENTS} if the "
+        "policy has them)".replace("%", "%%"))  # fmt: skip
     add("--no-allocation", action="store_true", help="all heads keep the same budget")
     add("--write", default="calibrated.eviction", metavar="FILE",
         help="where the result goes (%(default)s)")  # fmt: skip
@@ -99,14 +104,13 @@ class Search:
 def run(given: argparse.Namespace) -> int:
     """Search, prove on held-out windows, write the file; return the exit status."""
     budget = budget_of(given.budget)
-    plain = {"policy": given.policy, "budget": budget}
-    Eviction(**plain)
-    factors = numbers(given.factors, "factors", float)
-    recents = [budget_of(text) for text in given.recents.split(",")]
+    plain: dict[str, Json] = {"policy": given.policy, "budget": budget}
+    steps = _steps(given, plain)
     windows = text_windows(given)
     held_out = windows[-max(1, len(windows) // 3) :]
     if len(windows) < 2:
         raise OptionError("windows: at least 2 expected, one of them to prove the result, found 1")
+    _try_to_write(given.write)
     with Results(given.output) as results:
         search = Search(given, results, windows[: -len(held_out)])
         chosen: dict[str, Json] = dict(plain)
@@ -115,13 +119,9 @@ def run(given: argparse.Namespace) -> int:
         else:
             need = _need(search, budget)
             chosen = search.best("shares", [with_shares(chosen, need, power) for power in POWERS])
-        chosen = search.best("forgetting factor", [
-            {**chosen, **({} if factor is None else {"forgetting_factor": factor})}
-            for factor in [None, *factors]
-        ])  # fmt: skip
-        chosen = search.best(
-            "recent", [chosen, *({**chosen, "recent": recent} for recent in recents)]
-        )
+        for name, values in steps.items():
+            tried = [chosen, *({**chosen, name: value} for value in values)]
+            chosen = search.best(name.replace("_", " "), tried)
         proof = Search(given, results, held_out)
         before, after = proof.losses(plain), proof.losses(chosen)
     saved = [a - b for a, b in zip(before, after, strict=True)]
@@ -137,6 +137,55 @@ def run(given: argparse.Namespace) -> int:
     print(text)
     print(f"Written to {given.write}: a2sf run --eviction-file {given.write}")
     return 0
+
+
+def _steps(given: argparse.Namespace, plain: dict[str, Json]) -> dict[str, list[Json]]:
+    """List what is tried after the shares, by option; of defaults only what the policy has.
+
+    Raises
+    ------
+    OptionError
+        Values that make no sense, a policy that evicts nothing or has no such option.
+    """
+    if not policy_evicts(given.policy):
+        raise OptionError(f"policy: one that evicts expected, found {given.policy}")
+    Eviction(**plain)
+    factors = items(FACTORS if given.factors is None else given.factors, "factors")
+    recents = items(RECENTS if given.recents is None else given.recents, "recents")
+    steps: dict[str, list[Json]] = {
+        "forgetting_factor": [numbers(text, "factors", float)[0] for text in factors],
+        "recent": [budget_of(text, "recents") for text in recents],
+    }
+    for option, name, asked in (
+        ("factors", "forgetting_factor", given.factors),
+        ("recents", "recent", given.recents),
+    ):
+        if not has_option(given.policy, name, steps[name][0]):
+            if asked is not None:
+                raise OptionError(
+                    f"{option}: none expected for policy {given.policy}, which has no {name}, "
+                    f"found {asked}"
+                )
+            del steps[name]
+        for value in steps.get(name, []):
+            Eviction(**plain, **{name: value})
+    if not steps and given.no_allocation:
+        raise OptionError(
+            f"policy: one with options to try expected with --no-allocation, found {given.policy}"
+        )
+    return steps
+
+
+def _try_to_write(path: str) -> None:
+    """Raise Error if the result could not be written: the search takes minutes."""
+    there = os.path.exists(path)
+    try:
+        with open(path, "ab"):
+            pass
+        if not there:
+            os.unlink(path)
+    except OSError as error:
+        raise Error(f"{path}: a file to write expected, found: {error}") from error
 
 
 def _need(search: Search, budget: int | str) -> NDArray[np.float64]:
