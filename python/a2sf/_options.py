@@ -74,7 +74,7 @@ class Eviction:
         When a chunk of a prompt has been read (prefill "chunk"), this share of what stays beside
         the protected tokens goes to the keys least like the others (KeyDiff, arXiv 2504.15364),
         whatever attention says of them: it cannot know yet what will be looked for. 0 to 1.
-        Preset 0.25.
+        Preset 0.65.
 
     Raises
     ------

@@ -1,37 +1,96 @@
 #!/usr/bin/env bash
 # What eviction costs, by policy and budget: the tables of README and docs/evaluation.md, and a page
-# with all plots. Hours on a small machine; a second start goes on where the first one stopped. With
-# A2SF_CALIBRATE=1 also what a calibration on the user's text adds.
+# with all plots. Hours on a small machine; a second start goes on where the first one stopped.
 #
 #   tests/bench/evidence.sh MODEL.gguf WIKITEXT2_TEST.txt TINYSHAKESPEARE.txt [FOLDER]
+#
+# A2SF_PARTS       which of the parts below, all unless given: policies factors needles other chunk
+#                  recall tasks bundled. Also calibrate: what a calibration adds, only if named.
+# A2SF_POLICIES    of the tables by policy
 set -euo pipefail
 model=$1 wiki=$2 shakespeare=$3 out=${4:-build/evidence}
 policies=${A2SF_POLICIES:-a2sf,h2o,streaming,a2sf-dual,snapkv,keydiff,tova,a2sf-paper}
+parts=${A2SF_PARTS:-policies factors needles other chunk recall tasks bundled}
+root=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$out"
+third() { echo $(($(wc -c <"$1") / 3)); } # bytes
 held_out=$out/$(basename "$wiki" .txt)-last-third.txt
-tail -c $(($(wc -c <"$wiki") / 3)) "$wiki" | tail -n +2 >"$held_out"
-measured=("$out/perplexity.jsonl" "$out/needle.jsonl")
+tail -c "$(third "$wiki")" "$wiki" | tail -n +2 >"$held_out"
 
-perplexity() {
-    a2sf-eval perplexity -m "$model" -f "$held_out" -f "$shakespeare" --windows 3 --ctx 1536 \
-        -o "$out/perplexity.jsonl" "$@"
+windows() { a2sf-eval perplexity -m "$model" --windows 3 --ctx 1536 "$@"; }
+perplexity() { windows -f "$held_out" -f "$shakespeare" -o "$out/perplexity.jsonl" "$@"; }
+needle() { a2sf-eval needle -m "$model" -o "$out/needle.jsonl" "$@"; }
+recall() { a2sf-eval recall -o "$out/recall.jsonl" --budget 20% "$@"; }
+tasks() {
+    a2sf-eval tasks -f "$out/questions.jsonl" -o "$out/tasks.jsonl" --protocol paper --budget 20% \
+        --policy full,local,h2o,a2sf-paper,a2sf "$@"
 }
-needle() { a2sf-eval needle -m "$model" -o "$out/needle.jsonl" --policy "$policies" "$@"; }
 
-for budget in 8%,20% 5%,10% 50%; do
-    perplexity --budget $budget --policy "$policies"
-    perplexity --budget $budget --policy a2sf --allocation equal
-done
-perplexity --budget 5%,8%,20% --policy a2sf --forgetting-factor 0.97,0.995,0.999
-for length in 1000 2000 4000 7000; do
-    needle --length $length --depth 10,30,50,70,90 --trials 2 --budget 25%
-    needle --length $length --depth 10,50,90 --trials 2 --budget 128,256,512
-done
-if [[ ${A2SF_CALIBRATE:-0} != 0 ]]; then
-    # What calibrates lies in the first 60 % of the text (4 of 6 windows), what is measured behind it.
+# nll lost by every policy: the two tables of the default, and README's.
+part_policies() {
+    for budget in 8%,20% 5%,10% 50%; do
+        perplexity --budget $budget --policy "$policies"
+        perplexity --budget $budget --policy a2sf --allocation equal
+    done
+}
+part_factors() {
+    perplexity --budget 5%,8%,20% --policy a2sf --forgetting-factor 0.97,0.995,0.999
+}
+part_needles() {
+    for length in 1000 2000 4000 7000; do
+        needle --policy "$policies" --length $length --depth 10,30,50,70,90 --budget 25%
+        needle --policy "$policies" --length $length --depth 10,50,90 --budget 128,256,512
+    done
+    for length in 1000 2000 4000; do
+        needle --policy a2sf --length $length --depth 5,15,25,35,45,55,65,75,85,95 --budget 25%
+    done
+}
+# Texts that had no part in choosing the default.
+part_other() {
+    local first=$out/wikitext-first-third.txt middle=$out/shakespeare-middle-third.txt
+    head -c "$(third "$wiki")" "$wiki" >"$first"
+    tail -c "+$(($(third "$shakespeare") + 1))" "$shakespeare" | head -c "$(third "$shakespeare")" \
+        >"$middle" || true # head closes the pipe
+    windows -f "$first" -f "$middle" -o "$out/other.jsonl" --budget 8%,20% \
+        --policy a2sf,h2o,streaming
+}
+# What the guard costs where nothing is looked for.
+part_chunk() {
+    perplexity --prefill chunk --budget 123,307 --policy a2sf,h2o
+    perplexity --prefill chunk --budget 123,307 --policy a2sf --guard 0.25
+}
+part_recall() {
+    recall -m "$model" -f "$held_out" -f "$shakespeare" --policy "$policies"
+    recall -m "$model" -f "$held_out" -f "$shakespeare" --policy a2sf --allocation equal
+}
+questions() {
+    python3 "$root/tests/python/eval_items.py" "$out/questions.jsonl" -n 100 --tokens 320
+}
+part_tasks() { questions && tasks -m "$model"; }
+# The model in the repository, on its own kind of text and on one far outside it.
+part_bundled() {
+    local bundled=$root/models/notes-1m-f16.gguf
+    for more in "--policy $policies" "--policy a2sf --allocation equal"; do
+        # shellcheck disable=SC2086
+        a2sf-eval perplexity -m "$bundled" -f "$shakespeare" -o "$out/bundled.jsonl" \
+            --budget 8%,20%,50% $more
+        # shellcheck disable=SC2086
+        recall -m "$bundled" -f "$root/models/demo.txt" -f "$shakespeare" $more
+    done
+    questions && tasks -m "$bundled"
+}
+# What calibrates lies in the first 60 % of the text (4 of 6 windows), what is measured behind it.
+part_calibrate() {
     a2sf-eval calibrate -m "$model" -f "$wiki" --windows 6 --ctx 1536 --budget 123 \
         -o "$out/calibrate.jsonl" --write "$out/model.eviction"
-    measured+=("$out/calibrate.jsonl")
     perplexity --budget 8%,20% --policy full --eviction-file "$out/model.eviction"
-fi
-a2sf-eval report "${measured[@]}" -o "$out/report.html"
+}
+
+for part in $parts; do
+    declare -F "part_$part" >/dev/null || { echo "A2SF_PARTS: unknown part $part" >&2; exit 2; }
+    "part_$part"
+done
+measured=("$out"/{perplexity,other,needle,recall,tasks,bundled,calibrate}.jsonl)
+found=()
+for file in "${measured[@]}"; do [[ -s $file ]] && found+=("$file"); done
+a2sf-eval report "${found[@]}" -o "$out/report.html"

@@ -1,7 +1,11 @@
-"""Questions that the bundled model can answer: it knows the words of its own notes only."""
+"""Questions that the bundled model can answer: it knows the words of its own notes only.
+
+python tests/python/eval_items.py FILE -n 100 --tokens 320      multiple choice, for a2sf-eval tasks
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import random
@@ -77,3 +81,17 @@ def save(path: Path, items: list[dict[str, Any]]) -> Path:
     """Write items as a file of JSON lines."""
     path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
     return path
+
+
+def main() -> None:
+    """Write questions with choices; a story has about as many tokens as asked for."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("-n", type=int, default=100, help="questions (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=320, help="of a story (%(default)s)")
+    given = parser.parse_args()
+    save(given.file, choice_items(given.n, n_tokens=given.tokens))
+
+
+if __name__ == "__main__":
+    main()

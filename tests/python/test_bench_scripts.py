@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
+import os
 import random
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from types import ModuleType
 import a2sf
 import numpy as np
 import pytest
+from a2sf.eval.__main__ import make_parser
+from a2sf.eval._arguments import evictions
 
 gguf = pytest.importorskip("gguf")
 
@@ -171,3 +175,38 @@ def test_quality_is_measured_without_the_peers(tmp_path: Path, bundled: Path) ->
     assert len(values["answers"]) == len([c for c in values["cases"] if c["engine"] == "a2sf"])
     assert 100 < len(values["prompts"][0]["ids"]) <= 200
     assert all(answer["time_s"] > 0 for answer in values["answers"])
+
+
+def test_the_evidence_is_made_by_commands_that_there_are(tmp_path: Path) -> None:
+    stub, asked = tmp_path / "bin" / "a2sf-eval", tmp_path / "asked.jsonl"
+    stub.parent.mkdir()
+    stub.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        f"open({str(asked)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
+        "open(sys.argv[sys.argv.index('-o') + 1], 'a').write('x')\n",
+        encoding="utf-8",
+    )
+    stub.chmod(0o755)
+    texts = [tmp_path / "wiki.txt", tmp_path / "shakespeare.txt"]
+    for text in texts:
+        text.write_text("\n".join(map(str, range(90_000))), encoding="utf-8")
+    parts = "policies factors needles other chunk recall tasks bundled calibrate"
+    path = f"{stub.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [BENCH / "evidence.sh", "model.gguf", *texts, tmp_path / "out"],
+        env={**os.environ, "PATH": path, "A2SF_PARTS": parts},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    commands = [json.loads(line) for line in asked.read_text(encoding="utf-8").splitlines()]
+    kinds = {"perplexity", "needle", "recall", "tasks", "calibrate", "report"}
+    assert {command[0] for command in commands} == kinds
+    for command in commands:
+        given = make_parser().parse_args(command)
+        files = getattr(given, "file", None) or getattr(given, "results", [])
+        assert all(Path(file).stat().st_size > 0 for file in files)
+        if hasattr(given, "scope"):
+            assert evictions(argparse.Namespace(**{**vars(given), "eviction_file": [], "policy":
+                             given.policy.replace("local", "streaming")}))  # fmt: skip

@@ -92,30 +92,44 @@ def test_a_calibration_without_text_to_prove_it_is_refused(text, tmp_path, capsy
     assert "windows: at least 2" in capsys.readouterr().err
 
 
+def calibrate(text, tmp_path, *more):
+    return ["calibrate", "-q", "-f", str(text), "-o", str(tmp_path / "o.jsonl"), "--ctx", "200",
+            "--skip", "60", "--windows", "2", "--budget", "32",
+            "--write", str(tmp_path / "found.eviction"), *more]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("options", "status", "message"),
+    ("more", "message"),
     [
-        (["--policy", "full"], 2, "policy: one that evicts expected, found full"),
-        (["--policy", "streaming", "--factors", "0.9"], 2, "factors: a policy with forgetting_fac"),
-        (["--recents", "abc"], 2, "recents: numbers with commas expected, found 'abc'"),
-        (["--write", "no/where/x.eviction"], 1, "no/where/x.eviction: a file that can be written"),
-        (["--write", "."], 1, ".: a file that can be written"),
-        (["--ctx", "0"], 2, "ctx: at least 2 tokens expected, found 0"),
-        (["-m", "missing.gguf"], 1, "missing.gguf"),
+        (["--write", "/dev/null/found"], "/dev/null/found: a file to write expected"),
+        (["--policy", "full"], "policy: one that evicts expected, found full"),
+        (
+            ["--policy", "streaming", "--factors", "0.9"],
+            "factors: none expected for policy streaming",
+        ),
+        (
+            ["--policy", "streaming", "--recents", "10%"],
+            "recents: none expected for policy streaming",
+        ),
+        (["--policy", "streaming", "--no-allocation"], "policy: one with options to try"),
+        (["--policy", "dance"], "policy: one of"),
+        (["--factors", "0.9,many"], "factors: numbers"),
+        (["--factors", "0.9,1.5"], "forgetting_factor: a number from 0 to 1"),
+        (["--recents", "10%,abc"], "recents: numbers"),
+        (["--recents", "10%,"], "recents: a list"),
+        (["--ctx", "0"], "ctx: at least 2 tokens"),
+        (["--ctx", "9000"], "ctx: at most 2048 tokens"),
     ],
-    ids=str,
 )
-def test_what_cannot_end_well_is_refused_at_once(options, status, message, text, tmp_path, capsys):
-    output = tmp_path / "out.jsonl"
-    assert main(["calibrate", "-f", str(text), "-o", str(output), *options]) == status
-    assert f"a2sf-eval: {message}" in capsys.readouterr().err
-    assert not output.exists()
+def test_what_cannot_be_calibrated_is_said_before_the_work(text, tmp_path, capsys, more, message):
+    assert main(calibrate(text, tmp_path, *more)) == (1 if "--write" in more else 2)
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_policy_is_tried_with_what_it_has(text, tmp_path):
-    written = tmp_path / "out.eviction"
-    command = ["calibrate", "-q", "-f", str(text), "-o", str(tmp_path / "out.jsonl"),
-               "--windows", "2", "--ctx", "100", "--skip", "60", "--budget", "24",
-               "--policy", "streaming", "--no-allocation", "--write", str(written)]  # fmt: skip
-    assert main(command) == 0
-    assert a2sf.Eviction.load(written).policy == "streaming"
+@pytest.mark.parametrize("policy", ["streaming", "keydiff"])
+def test_a_policy_is_calibrated_by_the_options_that_it_has(text, tmp_path, policy):
+    assert main(calibrate(text, tmp_path, "--policy", policy)) == 0
+    eviction = a2sf.Eviction.load(tmp_path / "found.eviction")
+    assert eviction.policy == policy
+    assert eviction.forgetting_factor is None

@@ -83,7 +83,9 @@ def test_questions_of_a_file_are_asked_under_every_eviction(tmp_path, capsys):
     ("more", "message"),
     [
         (["--depth", "120"], "depth: 0 to 100"),
-        (["--length", "0"], "length: at least 1"),
+        (["--length", "0"], "length: at least "),
+        (["--length", "300,20"], "tokens expected, found 20"),
+        (["--length", "300,2025"], "length: at most 2024 tokens (the model's context"),
         (["--trials", "0"], "trials: at least 1"),
         (["--length", "long"], "length: numbers"),
         (["-f", "nowhere.txt"], "no file nowhere.txt"),
@@ -96,13 +98,24 @@ def test_what_makes_no_sense_is_bad_usage(tmp_path, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
-def test_lengths_that_the_full_cache_cannot_read_are_refused_at_once(models, tmp_path, capsys):
-    model = str(models / "llama-F32.gguf")
+def test_the_default_lengths_are_those_that_the_model_reads(tmp_path, capsys):
     output = tmp_path / "out.jsonl"
-    n_ctx = a2sf.Engine(model, progress=False).info.n_ctx
-    command = ["needle", "-m", model, "-o", str(output)]
-    assert main([*command, "--length", f"1000,{n_ctx - 23}"]) == 2
-    printed = capsys.readouterr().err
-    assert f"length: at most {n_ctx - 24} tokens (the model's context of {n_ctx}" in printed
-    assert f"found {n_ctx - 23}" in printed
+    command = ["needle", "-o", str(output), "--depth", "50", "--trials", "1", "--policy",
+               "streaming", "--budget", "64"]  # fmt: skip
+    assert main(command) == 0
+    errors = capsys.readouterr().err
+    assert "lengths 1000, 2000, without 4000, 7000: the model's context is 2048 tokens" in errors
+    assert {row["options"]["length"] for row in read_rows([output])} == {1000, 2000}
+
+
+def test_a_question_longer_than_the_context_is_refused_before_any_is_asked(tmp_path, capsys):
+    path, output = tmp_path / "questions.jsonl", tmp_path / "out.jsonl"
+    items = [{"prompt": "Nora walks. " * n, "answer": "Nora"} for n in (3, 3000)]
+    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    assert (
+        main(["needle", "-q", "--questions", str(path), "-o", str(output), "--budget", "64"]) == 2
+    )
+    errors = capsys.readouterr().err
+    assert "question 1: at most 2048 tokens (the model's context" in errors
+    assert "give a budget" not in errors
     assert not output.exists()

@@ -150,7 +150,7 @@ def test_another_file_on_a_worker_is_an_error(jobs, tmp_path):
     with pytest.raises(a2sf.Error, match=r"text\.txt with sha256 .* on a worker, found sha256"):
         run_there(job, "", hashes, a2sf.__version__)
     text.unlink()
-    with pytest.raises(a2sf.Error, match=r"text\.txt with sha256 .* found No such file"):
+    with pytest.raises(a2sf.Error, match=r"on a worker: .*text\.txt: a file .* No such file"):
         run_there(job, "", hashes, a2sf.__version__)
 
 

@@ -120,8 +120,10 @@ def test_a_budget_that_keeps_everything_loses_nothing(tmp_path):
 def test_a_map_for_each_eviction_on_one_scale(n_layers):
     rows = [
         {
+            "key": policy,
+            "engine": {},
             "files": {"text": "text.txt"},
-            "options": {"eviction": {"policy": policy, "budget": "20%"}},
+            "options": {"text": "5a", "eviction": {"policy": policy, "budget": "20%"}},
             "result": {"mass": np.linspace(low, 1, 2 * n_layers).reshape(n_layers, 2).tolist()},
         }
         for policy, low in (("a2sf", 0.75), ("streaming", 0.43))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html.parser
 import json
 
@@ -90,48 +91,163 @@ def test_what_cannot_be_shown_is_an_error(results, tmp_path, capsys):
     assert "a file that can be written expected" in capsys.readouterr().err
 
 
-def test_what_was_measured_otherwise_is_shown_apart(tmp_path, capsys):
-    texts = [tmp_path / name / "text.txt" for name in ("a", "b")]
-    for text, sentence in zip(texts, (TEXT, TEXT.replace("Nora", "Jonas")), strict=True):
-        text.parent.mkdir()
-        text.write_text(sentence, encoding="utf-8")
-    output = tmp_path / "out.jsonl"
-    shared = ["perplexity", "-q", "-o", str(output), "--skip", "32", "--windows", "1",
-              "--budget", "50%", "--policy", "full,streaming"]  # fmt: skip
+def rows_of(paths):
+    return [json.loads(line) for path in paths for line in path.read_text("utf-8").splitlines()]
 
-    def measure(text, ctx, *more):
-        return main([*shared, "-f", str(text), "--ctx", str(ctx), *more])
 
-    assert measure(texts[0], 96) == 0
+def table_lines(markdown, title):
+    """Cells of the one table with this title."""
+    assert f"\n{title}\n" in markdown, markdown
+    body = markdown.split(f"\n{title}\n")[1].strip().split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in body.splitlines()]
+
+
+SHORT = [
+    "--ctx",
+    "96",
+    "--skip",
+    "32",
+    "--windows",
+    "2",
+    "--policy",
+    "streaming",
+    "--budget",
+    "50%",
+]
+ROOT = "nll lost to the full cache: text.txt"
+# What differs, and the titles of the two tables.
+DIFFERENT = {
+    "ctx": (["--ctx", "80"], [f"{ROOT}, ctx 96", f"{ROOT}, ctx 80"]),
+    "skip": (["--skip", "16"], [f"{ROOT}, skip 32", f"{ROOT}, skip 16"]),
+    "batch": (["--batch", "16"], [f"{ROOT}, batch 512", f"{ROOT}, batch 16"]),
+    "kv_type": (["--kv-type", "q8_0"], [f"{ROOT}, kv_type f16", f"{ROOT}, kv_type q8_0"]),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_rows_of_another_setting_are_another_table(tmp_path, capsys, what):
+    more, titles = DIFFERENT[what]
+    text, output = tmp_path / "text.txt", tmp_path / "out.jsonl"
+    text.write_text(TEXT, encoding="utf-8")
+    command = ["perplexity", "-q", "-f", str(text), "-o", str(output), *SHORT]
+    alone = []
+    for options in ([], more):
+        capsys.readouterr()
+        assert main([*command, *options]) == 0
+        printed = "\n" + capsys.readouterr().out
+        assert table_lines(printed, ROOT)  # nothing differs in it
+        alone.append(table_lines(printed, ROOT))
     assert main(["report", str(output), "-o", "-"]) == 0
-    assert "## perplexity\n" in capsys.readouterr().out
-    assert [measure(texts[0], 80), measure(texts[1], 96)] == [0, 0]
-    assert measure(texts[0], 96, "--kv-type", "q8_0") == 0
-    assert measure(texts[0], 96, "--prefill", "chunk") == 0
+    page = capsys.readouterr().out
+    assert [table_lines(page, title) for title in titles] == alone
+    assert page.count(ROOT) == 2
+
+
+def test_lines_of_one_policy_say_what_differs_between_them(tmp_path, capsys):
+    text, output = tmp_path / "text.txt", tmp_path / "out.jsonl"
+    text.write_text(TEXT, encoding="utf-8")
+    command = ["perplexity", "-q", "-f", str(text), "-o", str(output), *SHORT]
+    assert main([*command, "--policy", "streaming,h2o"]) == 0
+    assert main([*command, "--prefill", "full"]) == 0
+    # A result under another preset, and one of a version that did not say under which.
+    rows = rows_of([output])
+    token = [row for row in rows if row["options"]["eviction"]["prefill"] == "token"]
+    other = tmp_path / "other.jsonl"
+    lines = []
+    for row in token:
+        if row["options"]["eviction"]["policy"] == "streaming":
+            sinks = {**row["resolved"], "sinks": 9}
+            lines.append({**row, "key": "9" + row["key"], "resolved": sinks})
+            lines.append(
+                {k: v for k, v in row.items() if k != "resolved"} | {"key": row["key"][1:]}
+            )
+    other.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
     capsys.readouterr()
+    assert main(["report", str(output), "-o", "-"]) == 0
+    found = [line[0] for line in table_lines(capsys.readouterr().out, ROOT)[2:]]
+    h2o = "h2o (prefill=token)"  # or it could not be told with which it compares
+    assert found == ["streaming (prefill=token)", h2o, "streaming (prefill=full)"]
+    assert main(["report", str(output), str(other), "-o", "-"]) == 0
+    found = [line[0] for line in table_lines(capsys.readouterr().out, ROOT)[2:]]
+    assert found == [
+        "streaming (sinks=4, prefill=token)",
+        h2o,
+        "streaming (sinks=4, prefill=full)",
+        "streaming (sinks=9, prefill=token)",
+        "streaming (sinks=4, prefill=token, preset=unknown)",
+    ]
+
+
+def test_two_texts_of_one_name_are_two_tables(tmp_path, capsys):
+    titles, output = [], tmp_path / "out.jsonl"
+    for folder, content in (("a", TEXT), ("b", TEXT[9:])):
+        (tmp_path / folder).mkdir()
+        text = tmp_path / folder / "text.txt"
+        text.write_text(content, encoding="utf-8")
+        assert main(["perplexity", "-q", "-f", str(text), "-o", str(output), *SHORT]) == 0
+        titles.append(f"{ROOT} ({hashlib.sha256(content.encode()).hexdigest()[:6]})")
+    capsys.readouterr()
+    assert main(["report", str(output), "-o", "-"]) == 0
+    page = capsys.readouterr().out
+    assert all(table_lines(page, title) for title in titles)
+
+
+def test_a_cell_of_fewer_windows_says_so(tmp_path, capsys):
+    text, output = tmp_path / "text.txt", tmp_path / "out.jsonl"
+    text.write_text(TEXT, encoding="utf-8")
+    command = ["perplexity", "-q", "-f", str(text), "-o", str(output), *SHORT]
+    assert main([*command, "--policy", "streaming,h2o"]) == 0
+    assert main([*command, "--windows", "3"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(output), "-o", "-"]) == 0
+    cells = {line[0]: line[1] for line in table_lines(capsys.readouterr().out, ROOT)}
+    assert cells["h2o"].endswith("] (2 of 3 windows)")
+    assert cells["streaming"].endswith("]")
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "titles"),
+    [
+        (
+            ["sensitivity", "--ctx", "80", "--skip", "40", "--windows", "1"],
+            [["--budget", "16"], ["--budget", "24"]],
+            [f"divergence when one head alone has {n} tokens: text.txt" for n in (16, 24)],
+        ),
+        (
+            ["recall", *SHORT],
+            [[], ["--every", "32"]],
+            [f"what is held of a full cache's attention: text.txt, every {n}" for n in (64, 32)],
+        ),
+        (
+            ["needle", "--length", "150", "--depth", "50", "--trials", "1", "--policy", "streaming",
+             "--budget", "64"],
+            [[], ["--kv-type", "f32"]],
+            [f"answers right: text.txt, kv_type {kind}" for kind in ("f16", "f32")],
+        ),
+    ],
+)  # fmt: skip
+def test_every_measurement_keeps_settings_apart(tmp_path, capsys, command, settings, titles):
+    text, output = tmp_path / "text.txt", tmp_path / "out.jsonl"
+    text.write_text(TEXT, encoding="utf-8")
+    for more in settings:
+        assert main([*command, "-q", "-f", str(text), "-o", str(output), *more]) == 0
+    capsys.readouterr()
+    page = tmp_path / "page.html"
+    assert main(["report", str(output), "-o", str(page)]) == 0
     assert main(["report", str(output), "-o", "-"]) == 0
     printed = capsys.readouterr().out
-    headings = [line for line in printed.splitlines() if line.startswith("## ")]
-    assert len(headings) == len(set(headings)) == 5
-    for what in ("ctx 80", "ctx 96", "kv_type q8_0", "prefill token", "prefill chunk"):
-        assert any(what in heading for heading in headings), what
-    assert sum("text text.txt (" in heading for heading in headings) == 5
-    assert printed.count("| full") == 5
-    assert printed.count("| streaming") == 5
-    assert "]*" not in printed
+    assert all(len(table_lines(printed, title)) > 2 for title in titles)
+    assert page.read_text(encoding="utf-8").count("<figure>") == (4 if "needle" in command else 2)
 
 
-def test_fewer_windows_are_marked(tmp_path, capsys):
-    text = tmp_path / "text.txt"
-    text.write_text(TEXT, encoding="utf-8")
-    output = tmp_path / "out.jsonl"
-    shared = ["perplexity", "-q", "-f", str(text), "-o", str(output), "--ctx", "96",
-              "--skip", "32", "--budget", "50%"]  # fmt: skip
-    assert main([*shared, "--policy", "h2o", "--windows", "2"]) == 0
-    assert main([*shared, "--policy", "streaming", "--windows", "1"]) == 0
+def test_tasks_of_two_templates_say_which(tmp_path, capsys):
+    items, output = tmp_path / "items.jsonl", tmp_path / "out.jsonl"
+    item = {"question": "Who?", "choices": ["Nora.", "Paul."], "answer": 0}
+    items.write_text(json.dumps(item) + "\n", encoding="utf-8")
+    command = ["tasks", "-q", "-f", str(items), "-o", str(output), "--policy", "h2o"]
+    for more in ([], ["--template", "{question}"]):
+        assert main([*command, "--budget", "8", *more]) == 0
     capsys.readouterr()
     assert main(["report", str(output), "-o", "-"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    marked = {line.split()[1]: "]*" in line for line in lines if line.startswith("| ")}
-    assert marked["streaming"]
-    assert not marked["h2o"]
+    page = capsys.readouterr().out
+    assert table_lines(page, "accuracy: items.jsonl, template {question}, 0-shot")

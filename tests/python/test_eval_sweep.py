@@ -8,9 +8,9 @@ import a2sf
 import numpy as np
 import pytest
 from a2sf import _core
-from a2sf.eval import Results, read_rows
+from a2sf.eval import Job, Results, read_rows
 from a2sf.eval.__main__ import main
-from a2sf.eval._jobs import Job
+from a2sf.eval._jobs import resolved
 
 TEXT = "Nora keeps the stone letter in the white sack. " * 12
 
@@ -93,6 +93,37 @@ def test_a_text_that_changed_is_read_again(text, tmp_path):
     assert row["result"]["nll_full"] == pytest.approx(-full.mean(), abs=1e-5)
 
 
+def test_another_preset_is_another_job(text, tmp_path, monkeypatch):
+    output = tmp_path / "out.jsonl"
+    assert main(command(text, output)) == 0
+    preset = _core.policy_preset
+
+    def changed(policy):
+        return {**preset(policy), **({"sinks": 7} if policy == "streaming" else {})}
+
+    monkeypatch.setattr(_core, "policy_preset", changed)
+    assert main(command(text, output)) == 0
+    rows = read_rows([output])
+    again = rows[8:]
+    assert [row["options"]["eviction"]["policy"] for row in again] == ["streaming"] * 4
+    assert {row["resolved"]["sinks"] for row in again} == {7}
+    # What is given takes the place of the preset.
+    given = {"policy": "streaming", "budget": "25%", "prefill": "token", "sinks": 4}
+    keys = set()
+    for what in (preset, changed):
+        monkeypatch.setattr(_core, "policy_preset", what)
+        keys.add(Job(kind="perplexity", model=text, options={"eviction": given}).key)
+    assert len(keys) == 1
+
+
+def test_a_preset_gives_way_to_what_was_given():
+    assert resolved({}) == {}
+    found = resolved({"policy": "snapkv", "budget": 64, "recent": "10%"})
+    assert found["recent"] == "10%"
+    assert not {"recent_tokens", "recent_share"} & found.keys()
+    assert found["window"] == _core.policy_preset("snapkv")["window"]
+
+
 @pytest.mark.parametrize("notes", ["my notes\nand more", "notes", '{"key": "x"}\n', "{\n}"])
 def test_a_file_of_something_else_is_refused_and_left_alone(text, tmp_path, capsys, notes):
     output = tmp_path / "notes.txt"
@@ -114,9 +145,12 @@ def test_two_sweeps_cannot_write_to_one_file(text, tmp_path, capsys):
     [
         (["--policy", "h3o"], "policy: one of"),
         (["--budget", "many"], "budget: numbers"),
+        (["--recent", "many"], "recent: numbers"),
         (["--skip", "95"], "skip: 0 to ctx - 2"),
         (["--windows", "0"], "windows: at least 1"),
-        (["--ctx", "9000"], "9000 tokens (--ctx) expected"),
+        (["--ctx", "2000"], "2000 tokens (--ctx) expected"),
+        (["--ctx", "9000"], "ctx: at most 2048 tokens (the model's context"),
+        (["--ctx", "0"], "ctx: at least 2 tokens expected, found 0"),
         (["-f", "nowhere.txt"], "no file nowhere.txt"),
         (["--policy", "streaming", "--forgetting-factor", "0.5"], "a policy that has it"),
         (["--sinks", "90", "--budget", "50"], "budget: at least"),
@@ -127,6 +161,15 @@ def test_what_makes_no_sense_is_bad_usage(text, tmp_path, capsys, more, message)
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["perplexity", "recall", "sensitivity", "calibrate", "tasks"])
+def test_a_model_that_is_not_there_is_one_line(text, tmp_path, capsys, kind):
+    output = ["-o", str(tmp_path / "out.jsonl")]
+    assert main([kind, "-q", "-m", "missing.gguf", "-f", str(text), *output]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("a2sf-eval: missing.gguf: a file that can be read expected")
+    assert printed.count("\n") == 1
+
+
 def test_factors_go_to_the_policies_that_have_them(text, tmp_path):
     output = tmp_path / "out.jsonl"
     assert main(command(text, output, "--forgetting-factor", "0.5,0.9")) == 0
@@ -135,33 +178,3 @@ def test_factors_go_to_the_policies_that_have_them(text, tmp_path):
         for r in read_rows([output])
     }
     assert found == {("a2sf", 0.5), ("a2sf", 0.9), ("streaming", None)}
-
-
-def test_a_job_of_another_preset_is_another_job(monkeypatch):
-    engine = a2sf.Engine(progress=False)
-    jobs = [
-        Job(kind="needle", model=engine.info.path, options={"eviction": {"policy": policy}})
-        for policy in ("a2sf", "h2o")
-    ]
-    before = [job.key for job in jobs]
-    preset = _core.policy_preset
-
-    def changed(policy):
-        return {**preset(policy), **({"guard": 0.123} if policy == "a2sf" else {})}
-
-    monkeypatch.setattr(_core, "policy_preset", changed)
-    after = [job.key for job in jobs]
-    assert before[0] != after[0]
-    assert before[1] == after[1]
-    assert preset("a2sf")["allocation"] == "auto"
-
-
-def test_a_model_that_is_not_there_is_an_error_of_one_line(tmp_path, capsys):
-    text = tmp_path / "text.txt"
-    text.write_text("word " * 200, encoding="utf-8")
-    command = ["perplexity", "-m", str(tmp_path / "no.gguf"), "-f", str(text), "--ctx", "64",
-               "--skip", "32", "-o", str(tmp_path / "out.jsonl")]  # fmt: skip
-    assert main(command) == 1
-    printed = capsys.readouterr().err
-    assert printed.count("\n") == 1
-    assert "no.gguf" in printed

@@ -14,7 +14,6 @@ from ._jobs import Job
 from ._kinds import Kind, kinds
 from ._results import Results
 from ._run import sweep
-from ._settings import split
 from ._show import as_markdown
 
 
@@ -78,11 +77,7 @@ def _measure(kind: Kind, given: argparse.Namespace) -> int:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     else:
-        parts = []
-        for label, group in split(rows, kind.varying):
-            parts += [f"{label}:"] if label else []
-            parts += map(as_markdown, kind.tables(group))
-        print("\n\n".join(parts))
+        print("\n\n".join(as_markdown(table) for table in kind.tables(rows)))
     return 0
 
 

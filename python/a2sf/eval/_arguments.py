@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -108,7 +107,7 @@ def numbers(text: str, what: str, kind: type[int] | type[float] = int) -> list[A
 
 
 def budget_of(text: str, what: str = "budget") -> int | str:
-    """Read a number of tokens or a share: "20%" stays, "256" is a number."""
+    """Read a budget: "20%" stays, "256" is a number. `what` is its name in a message."""
     return text if text.endswith("%") else numbers(text, what)[0]
 
 
@@ -139,7 +138,7 @@ def evictions(arguments: argparse.Namespace) -> list[dict[str, Json]]:
     used: set[str] = set()
     for name, budget, factor in itertools.product(names, budgets, factors):
         given = {"budget": budget, "forgetting_factor": factor, **common}
-        taken = accepted(name, {k: v for k, v in given.items() if v is not None})
+        taken = _accepted(name, {k: v for k, v in given.items() if v is not None})
         used |= taken.keys()
         options = eviction_json(Eviction(**taken))
         if options not in listed:
@@ -161,34 +160,27 @@ def factor_of(text: str) -> float | None:
     return float(numbers(text, "forgetting_factor", float)[0])
 
 
-def accepted(policy: str, given: dict[str, Json]) -> dict[str, Json]:
+def _accepted(policy: str, given: dict[str, Json]) -> dict[str, Json]:
     """Keep the options that the policy has a use for; the library knows which."""
-    taken: dict[str, Json] = {"policy": policy}
     Eviction(policy=policy)  # an unknown name
-    for name, value in given.items():
-        try:
-            Eviction(policy=policy, **{name: value})
-        except OptionError as error:
-            if f"no such option expected for policy {policy}" in str(error):
-                continue
-            if "budget: at least" not in str(error):  # judged with all options, below
-                raise
-        taken[name] = value
-    return taken
+    return {"policy": policy, **{k: v for k, v in given.items() if has_option(policy, k, v)}}
+
+
+def has_option(policy: str, name: str, value: Json) -> bool:
+    """Whether a policy has a use for an option; raises where the value makes no sense."""
+    try:
+        Eviction(policy=policy, **{name: value})
+    except OptionError as error:
+        if f"no such option expected for policy {policy}" in str(error):
+            return False
+        if "budget: at least" not in str(error):  # to be judged with all options
+            raise
+    return True
 
 
 def model_path(arguments: argparse.Namespace) -> str:
-    """Find the model's file, downloading it if it has to be.
-
-    Raises
-    ------
-    Error
-        There is none.
-    """
-    path = bundled_path() if arguments.model is None else _local(arguments.model)
-    if not os.path.isfile(path):
-        raise _core.Error(f"{path}: a GGUF file expected, found no file")
-    return path
+    """Find the model's file, downloading it if it has to be."""
+    return bundled_path() if arguments.model is None else _local(arguments.model)
 
 
 @lru_cache(maxsize=8)
@@ -207,6 +199,23 @@ def open_engine(arguments: argparse.Namespace) -> Engine:
     return engine_of(model_path(arguments), engine_arguments(arguments))
 
 
+def check_fits(engine: Engine, n_tokens: int, what: str, *, n_answer: int = 0) -> None:
+    """Refuse what the full cache cannot hold, which everything is compared to.
+
+    Raises
+    ------
+    OptionError
+        More tokens than the model's context has beside an answer of `n_answer`.
+    """
+    most = engine.info.n_ctx - n_answer
+    if n_tokens > most:
+        less = f" less {n_answer} for the answer" if n_answer else ""
+        raise OptionError(
+            f"{what}: at most {most} tokens (the model's context{less}, which the full cache has "
+            f"to fit into) expected, found {n_tokens}"
+        )
+
+
 def with_full(listed: list[dict[str, Json]]) -> list[dict[str, Json]]:
     """Put the full cache first, which everything is compared to."""
     full = eviction_json(Eviction(policy="full"))
@@ -223,12 +232,15 @@ def executor_of(arguments: argparse.Namespace) -> Executor:
 
 
 def eviction_name(options: dict[str, Json]) -> str:
-    """Name an eviction in tables: the policy, and whatever differs from its preset."""
-    rest = {k: v for k, v in options.items() if k not in ("policy", "budget", "prefill")}
+    """Name an eviction in tables: the policy, and the options that were given; no budget."""
+    rest = {k: v for k, v in options.items() if k not in ("policy", "budget")}
     if not isinstance(rest.get("allocation", ""), str):  # too long for a table
         text = json.dumps(rest["allocation"]).encode()
         rest["allocation"] = hashlib.sha256(text).hexdigest()[:6]
-    detail = ", ".join(f"{name}={value}" for name, value in rest.items())
+    detail = ", ".join(
+        f"{name}={f'{value:g}' if isinstance(value, float) else value}"
+        for name, value in rest.items()
+    )
     return f"{options['policy']} ({detail})" if detail else str(options["policy"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._core import OptionError, policy_evicts
+from .._core import Error, OptionError, policy_evicts
 from .._options import Eviction
 from ._arguments import (
-    accepted,
     add_run_arguments,
     budget_of,
     executor_of,
+    has_option,
     items,
     model_path,
     numbers,
@@ -26,7 +27,7 @@ from ._arguments import (
 )
 from ._jobs import Job, Json, eviction_json
 from ._perplexity import Perplexity
-from ._results import Results, Row, check_writable
+from ._results import Results, Row
 from ._run import sweep
 from ._sensitivity import head_jobs, matrix_of
 from ._statistics import bootstrap_mean
@@ -54,10 +55,10 @@ def add_command(commands: Any) -> None:
     add = command.add_argument
     add("--budget", default="10%", metavar="N|R%", help="what the cache will have (%(default)s)")
     add("--policy", default="a2sf", metavar="NAME", help="(%(default)s)")
-    add("--factors", metavar="LIST",
-        help=f"forgetting factors to try ({FACTORS}, where the policy has one)")  # fmt: skip
-    add("--recents", metavar="LIST",
-        help="protected newest tokens to try (10%%,25%%,40%%, likewise)")  # fmt: skip
+    add("--factors", metavar="LIST", help=f"forgetting factors to try ({FACTORS} if the policy "
+        "has one)")  # fmt: skip
+    add("--recents", metavar="LIST", help=f"protected newest tokens to try ({RECENTS} if the "
+        "policy has them)".replace("%", "%%"))  # fmt: skip
     add("--no-allocation", action="store_true", help="all heads keep the same budget")
     add("--write", default="calibrated.eviction", metavar="FILE",
         help="where the result goes (%(default)s)")  # fmt: skip
@@ -103,21 +104,13 @@ class Search:
 def run(given: argparse.Namespace) -> int:
     """Search, prove on held-out windows, write the file; return the exit status."""
     budget = budget_of(given.budget)
-    plain = {"policy": given.policy, "budget": budget}
-    if not policy_evicts(given.policy):
-        raise OptionError(f"policy: one that evicts expected, found {given.policy}")
-    Eviction(**plain)
-    factors = _tried(given, "factors", "forgetting_factor", numbers(
-        given.factors or FACTORS, "factors", float
-    ))  # fmt: skip
-    recents = _tried(given, "recents", "recent", [
-        budget_of(text, "recents") for text in items(given.recents or RECENTS, "recents")
-    ])  # fmt: skip
-    check_writable(given.write)
+    plain: dict[str, Json] = {"policy": given.policy, "budget": budget}
+    steps = _steps(given, plain)
     windows = text_windows(given)
     held_out = windows[-max(1, len(windows) // 3) :]
     if len(windows) < 2:
         raise OptionError("windows: at least 2 expected, one of them to prove the result, found 1")
+    _try_to_write(given.write)
     with Results(given.output) as results:
         search = Search(given, results, windows[: -len(held_out)])
         chosen: dict[str, Json] = dict(plain)
@@ -126,10 +119,9 @@ def run(given: argparse.Namespace) -> int:
         else:
             need = _need(search, budget)
             chosen = search.best("shares", [with_shares(chosen, need, power) for power in POWERS])
-        for name, values in (("forgetting_factor", factors), ("recent", recents)):
-            if values:
-                tried = [chosen, *({**chosen, name: value} for value in values)]
-                chosen = search.best(name.replace("_", " "), tried)
+        for name, values in steps.items():
+            tried = [chosen, *({**chosen, name: value} for value in values)]
+            chosen = search.best(name.replace("_", " "), tried)
         proof = Search(given, results, held_out)
         before, after = proof.losses(plain), proof.losses(chosen)
     saved = [a - b for a, b in zip(before, after, strict=True)]
@@ -147,19 +139,53 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _tried(given: argparse.Namespace, what: str, name: str, values: list[Json]) -> list[Json]:
-    """Return the values to try of an option, none where the policy has no use for it.
+def _steps(given: argparse.Namespace, plain: dict[str, Json]) -> dict[str, list[Json]]:
+    """List what is tried after the shares, by option; of defaults only what the policy has.
 
     Raises
     ------
     OptionError
-        The user named some all the same.
+        Values that make no sense, a policy that evicts nothing or has no such option.
     """
-    if name in accepted(given.policy, {name: values[0]}):
-        return values
-    if getattr(given, what) is not None:
-        raise OptionError(f"{what}: a policy with {name} expected, found {given.policy}")
-    return []
+    if not policy_evicts(given.policy):
+        raise OptionError(f"policy: one that evicts expected, found {given.policy}")
+    Eviction(**plain)
+    factors = items(FACTORS if given.factors is None else given.factors, "factors")
+    recents = items(RECENTS if given.recents is None else given.recents, "recents")
+    steps: dict[str, list[Json]] = {
+        "forgetting_factor": [numbers(text, "factors", float)[0] for text in factors],
+        "recent": [budget_of(text, "recents") for text in recents],
+    }
+    for option, name, asked in (
+        ("factors", "forgetting_factor", given.factors),
+        ("recents", "recent", given.recents),
+    ):
+        if not has_option(given.policy, name, steps[name][0]):
+            if asked is not None:
+                raise OptionError(
+                    f"{option}: none expected for policy {given.policy}, which has no {name}, "
+                    f"found {asked}"
+                )
+            del steps[name]
+        for value in steps.get(name, []):
+            Eviction(**plain, **{name: value})
+    if not steps and given.no_allocation:
+        raise OptionError(
+            f"policy: one with options to try expected with --no-allocation, found {given.policy}"
+        )
+    return steps
+
+
+def _try_to_write(path: str) -> None:
+    """Raise Error if the result could not be written: the search takes minutes."""
+    there = os.path.exists(path)
+    try:
+        with open(path, "ab"):
+            pass
+        if not there:
+            os.unlink(path)
+    except OSError as error:
+        raise Error(f"{path}: a file to write expected, found: {error}") from error
 
 
 def _need(search: Search, budget: int | str) -> NDArray[np.float64]:

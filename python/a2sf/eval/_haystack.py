@@ -122,9 +122,7 @@ def make_prompt(
     OptionError
         Not even the question fits in `length`.
     """
-    draw = random.Random(f"needle {seed}")
-    place, number = draw.choice(PLACES), str(draw.randrange(10000, 100000))
-    fact = FACT.format(place=place, number=number)
+    place, number, fact = _hidden(seed)
     source = sentences_of(text, seed) if text else filler(seed)
     hay: list[str] = []
     ids = _encode(tokenizer, fact, place)
@@ -146,6 +144,19 @@ def make_prompt(
         hay += more
         ids = longer
     return Prompt(ids=ids, number=number)
+
+
+def least_length(tokenizer: Tokenizer, seed: int) -> int:
+    """Tokens of a seed's prompt with nothing around the fact."""
+    place, _, fact = _hidden(seed)
+    return len(_encode(tokenizer, fact, place))
+
+
+def _hidden(seed: int) -> tuple[str, str, str]:
+    """Place, number, and the sentence that says it."""
+    draw = random.Random(f"needle {seed}")
+    place, number = draw.choice(PLACES), str(draw.randrange(10000, 100000))
+    return place, number, FACT.format(place=place, number=number)
 
 
 def _around(hay: Sequence[str], fact: str, depth: float) -> str:

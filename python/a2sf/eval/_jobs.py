@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .. import _core
+from .._core import Error, OptionError
 from .._options import Eviction
 
 Json = Any  # what json.dumps takes
-# Part of every key, beside the presets of policies: raised when results of the same options would
-# no longer compare. 2: a2sf divides its budget among heads and guards keys.
-FORMAT = 2
+FORMAT = 2  # part of every key: raised when results of the same options would no longer compare
+
+# Options that a preset has under other names.
+GIVEN_AS = {"recent_tokens": "recent", "recent_share": "recent"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +47,19 @@ class Job:
     engine: dict[str, Json] = field(default_factory=dict)
 
     @property
+    def resolved(self) -> dict[str, Json]:
+        """The eviction with its policy's preset where nothing was given; empty without one."""
+        return resolved(self.options.get("eviction", {}))
+
+    @property
     def key(self) -> str:
         """Hash of what decides the result: two jobs with the same key are the same measurement."""
-        policy = self.options.get("eviction", {}).get("policy", Eviction().policy)
         decides = {
             "format": FORMAT,
-            # An unknown policy is told when the job runs.
-            "preset": _core.policy_preset(policy) if policy in _core.policies() else None,
             "kind": self.kind,
             "model": file_hash(self.model),
             "options": self.options,
+            "resolved": self.resolved,
             "engine": {k: v for k, v in self.engine.items() if k != "threads"},
         }
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
@@ -61,9 +67,28 @@ class Job:
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal; remembered while size and time of change stay."""
-    state = os.stat(path)
-    return _hash_of(os.path.abspath(path), state.st_size, state.st_mtime_ns)
+    """SHA-256 of a file, in hexadecimal; remembered while size and time of change stay.
+
+    Raises
+    ------
+    Error
+        It cannot be read.
+    """
+    return _read(_hash_of, path)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Text of a file, UTF-8; what is not becomes U+FFFD. Remembered, and raises, as `file_hash`."""
+    return _read(_text_of, path)
+
+
+def _read(read: Callable[[str, int, int], str], path: str | os.PathLike[str]) -> str:
+    try:
+        state = os.stat(path)
+        return read(os.path.abspath(path), state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise Error(f"{path}: a file that can be read expected, found: {found}") from error
 
 
 @lru_cache(maxsize=64)
@@ -75,12 +100,6 @@ def _hash_of(path: str, _size: int, _changed: int) -> str:
     return total.hexdigest()
 
 
-def read_text(path: str) -> str:
-    """Text of a file, UTF-8; what is not becomes U+FFFD. Remembered as `file_hash` is."""
-    state = os.stat(path)
-    return _text_of(os.path.abspath(path), state.st_size, state.st_mtime_ns)
-
-
 @lru_cache(maxsize=16)
 def _text_of(path: str, _size: int, _changed: int) -> str:
     return Path(path).read_text(encoding="utf-8", errors="replace")
@@ -90,6 +109,19 @@ def eviction_json(eviction: Eviction) -> dict[str, Json]:
     """List the options that were given; `eviction_from` is the inverse."""
     given = {name: getattr(eviction, name) for name in Eviction.__slots__}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def resolved(options: dict[str, Json]) -> dict[str, Json]:
+    """Put a policy's preset behind the options that were given.
+
+    Presets change from one version to the next, and with them the result of the same options.
+    """
+    try:
+        preset = _core.policy_preset(options["policy"])
+    except (KeyError, OptionError):
+        return options  # no eviction, or one that its job will refuse
+    given = {option for option in preset if GIVEN_AS.get(option, option) in options}
+    return {**{k: v for k, v in preset.items() if k not in given}, **options}
 
 
 def eviction_from(options: dict[str, Json]) -> Eviction:

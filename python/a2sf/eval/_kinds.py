@@ -35,17 +35,14 @@ class Table:
 class Kind(Protocol):
     """A measurement.
 
-    `name` is its subcommand, `summary` a line for --help. `varying` names the options that tables
-    have on an axis or take the mean over; rows that differ in others are shown apart
-    (`_settings.split`). `add_arguments` adds its own options (`_arguments` adds those that all
-    have). `jobs` splits what was asked into independent jobs.
+    `name` is its subcommand, `summary` a line for --help. `add_arguments` adds its own options
+    (`_arguments` adds those that all have). `jobs` splits what was asked into independent jobs.
     `run` measures one: it may keep what it needs again with `_memory`. `tables` and `figures` show
     rows of this kind; figures are matplotlib's, each with a title.
     """
 
     name: str
     summary: str
-    varying: frozenset[str]
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
     def jobs(self, arguments: argparse.Namespace) -> list[Job]: ...

@@ -18,22 +18,23 @@ from ._arguments import (
     add_eviction_arguments,
     budget_text,
     budgets_of,
+    check_fits,
     engine_arguments,
-    eviction_name,
     evictions,
     model_path,
     numbers,
     open_engine,
     with_full,
 )
-from ._haystack import make_prompt
+from ._groups import grouped_lines, partly
+from ._haystack import least_length, make_prompt
 from ._jobs import Job, Json, eviction_from, file_hash, read_text
 from ._kinds import Table
 from ._results import Row
 from ._statistics import bootstrap_mean
 
-MAX_TOKENS = 24
-DEFAULT_LENGTHS = "1000,2000,4000,7000"
+MAX_TOKENS = 24  # of an answer
+LENGTHS = (1000, 2000, 4000, 7000)
 
 
 class Needle:
@@ -41,14 +42,14 @@ class Needle:
 
     name = "needle"
     summary = "a fact hidden at every depth of a long text, asked for at its end"
-    varying = frozenset(("length", "depth", "seed", "question", "eviction"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add lengths, depths, texts."""
         group = parser.add_argument_group("Prompts")
         add = group.add_argument
-        add("--length", metavar="LIST", help="tokens of a prompt "
-            f"({DEFAULT_LENGTHS}, those that the model's context holds)")  # fmt: skip
+        known = ",".join(map(str, LENGTHS))
+        add("--length", metavar="LIST",
+            help=f"tokens of a prompt (those of {known} that the model reads)")  # fmt: skip
         add("--depth", default="0,25,50,75,100", metavar="LIST",
             help="where the fact is, per cent of the text (%(default)s)")  # fmt: skip
         add("--trials", type=int, default=2, metavar="N",
@@ -66,7 +67,7 @@ class Needle:
         files = {} if path is None else {"text": os.path.abspath(path)}
         prompts: list[dict[str, Json]]
         if arguments.questions is not None:
-            prompts = [{"question": i} for i in range(len(_questions(arguments.questions)))]
+            prompts = [{"question": i} for i in range(_check_questions(arguments))]
         else:
             prompts = _grid(arguments)
         return [
@@ -123,29 +124,23 @@ class Needle:
         }
 
     def tables(self, rows: Sequence[Row]) -> list[Table]:
-        """One for each source of prompts: policies down, budgets across."""
+        """One for each source of prompts and setting: policies down, budgets across."""
         tables = []
-        for source in dict.fromkeys(map(_source, rows)):
-            own = [row for row in rows if _source(row) == source]
+        for source, lines in _settings(rows):
+            own = [row for line in lines.values() for row in line]
             budgets = [budget for budget in budgets_of(own) if budget != "-"]
-            full = _right(row for row in own if _name(row) == "full")
+            n_prompts = len({_prompt(row) for row in own})
+            full = _right(row for row in own if _is_full(row))
+            told = f"; with the full cache {_percent(full, n_prompts)}" if full else ""
             table = Table(
                 title=f"answers right: {source}",
                 header=["policy", *budgets, "per length"],
-                note=f"Share of {len(full)} prompts [95 % bootstrap interval]; with the full "
-                f"cache {_percent(full)}. The last column is that of the largest budget. "
-                "* of fewer prompts.",
+                note=f"Share of {n_prompts} prompts [95 % bootstrap interval]{told}. "
+                "The last column is that of the largest budget.",
             )
-            for name in dict.fromkeys(map(_name, own)):
-                cells = []
-                for budget in budgets:
-                    right = _right(
-                        r for r in own if _name(r) == name and (budget_text(r) in (budget, "-"))
-                    )
-                    fewer = "*" if len(right) < len(full) else ""
-                    cells.append(_percent(right) + fewer if right else "-")
-                last = budgets[-1] if budgets else "-"
-                each = [r for r in own if _name(r) == name and budget_text(r) in (last, "-")]
+            for name, line in lines.items():
+                cells = [_percent(_right(_at_budget(line, b)), n_prompts) for b in budgets]
+                each = _at_budget(line, budgets[-1] if budgets else "-")
                 by_length = (
                     f"{length}: {np.mean(_right(r for r in each if _length(r) == length)):.0%}"
                     for length in sorted({_length(r) for r in each})
@@ -156,62 +151,85 @@ class Needle:
 
     def figures(self, rows: Sequence[Row]) -> list[Any]:
         """Draw a map of depth and length for each eviction."""
-        own = [row for row in rows if "length" in row["options"]]
+        settings = _settings([row for row in rows if "length" in row["options"]])
         drawn = []
-        for name, budget in dict.fromkeys((_name(row), budget_text(row)) for row in own):
-            cell = [row for row in own if (_name(row), budget_text(row)) == (name, budget)]
-            lengths = sorted({row["options"]["length"] for row in cell})
-            depths = sorted({row["options"]["depth"] for row in cell})
-            values = np.full((len(depths), len(lengths)), np.nan)
-            for i, depth in enumerate(depths):
-                for j, length in enumerate(lengths):
-                    right = _right(r for r in cell if _at(r) == (length, depth))
-                    values[i, j] = np.mean(right) if right else np.nan
-            drawn.append(
-                _figures.heat_map(
-                    values,
-                    title=name if budget == "-" else f"{name}, budget {budget}",
-                    x="prompt (tokens)",
-                    y="depth of the fact",
-                    columns=[str(length) for length in lengths],
-                    rows=[f"{depth:g} %" for depth in depths],
-                )
-            )
+        for source, lines in settings:
+            for name, line in lines.items():
+                for budget in budgets_of(line):
+                    title = name if budget == "-" else f"{name}, budget {budget}"
+                    if len(settings) > 1:
+                        title += f": {source}"
+                    drawn.append(_map([r for r in line if budget_text(r) == budget], title))
         return drawn
 
 
+def _settings(rows: Sequence[Row]) -> list[tuple[str, dict[str, list[Row]]]]:
+    return grouped_lines(rows, over=["question", "length", "depth", "seed"], file="text")
+
+
+def _map(rows: Sequence[Row], title: str) -> Any:
+    lengths = sorted({row["options"]["length"] for row in rows})
+    depths = sorted({row["options"]["depth"] for row in rows})
+    values = np.full((len(depths), len(lengths)), np.nan)
+    for i, depth in enumerate(depths):
+        for j, length in enumerate(lengths):
+            right = _right(r for r in rows if _at(r) == (length, depth))
+            values[i, j] = np.mean(right) if right else np.nan
+    return _figures.heat_map(
+        values,
+        title=title,
+        x="prompt (tokens)",
+        y="depth of the fact",
+        columns=[str(length) for length in lengths],
+        rows=[f"{depth:g} %" for depth in depths],
+    )
+
+
+def _check_questions(arguments: argparse.Namespace) -> int:
+    """Refuse questions that the full cache cannot hold, before any is asked; return how many."""
+    asked, engine = _questions(arguments.questions), open_engine(arguments)
+    for number, question in enumerate(asked):
+        n_tokens = len(engine.tokenize(question["prompt"]))
+        check_fits(engine, n_tokens, f"{arguments.questions}, question {number}")
+    return len(asked)
+
+
 def _lengths(arguments: argparse.Namespace) -> list[int]:
-    """Lengths of prompts that the full cache can answer, too."""
-    n_ctx = open_engine(arguments).info.n_ctx
-    most = n_ctx - MAX_TOKENS
-    if arguments.length is not None:
-        lengths: list[int] = numbers(arguments.length, "length")
-        if max(lengths) > most:
-            raise OptionError(
-                f"length: at most {most} tokens (the model's context of {n_ctx} less the answer, "
-                f"for the full cache that all are compared to) expected, found {max(lengths)}"
+    """List the lengths asked for, or the default ones that fit into the model's context.
+
+    Raises
+    ------
+    OptionError
+        Too short for the question or too long for the full cache and its answer.
+    """
+    engine = open_engine(arguments)
+    most = engine.info.n_ctx - MAX_TOKENS
+    if arguments.length is None:
+        fitting = [length for length in LENGTHS if length <= most] or [most]
+        left = ", ".join(str(length) for length in LENGTHS if length > most)
+        if left and not arguments.quiet:
+            print(
+                f"a2sf-eval: lengths {', '.join(map(str, fitting))}, without {left}: the model's "
+                f"context is {engine.info.n_ctx} tokens",
+                file=sys.stderr,
             )
-        return lengths
-    every = numbers(DEFAULT_LENGTHS, "length")
-    lengths = [length for length in every if length <= most]
-    if not lengths:
-        raise OptionError(
-            f"length: one for the model's context of {n_ctx} tokens expected, found none"
-        )
-    if lengths != every and not arguments.quiet:
-        print(f"a2sf-eval: lengths {lengths}: the model's context is {n_ctx}", file=sys.stderr)
+        lengths = fitting
+    else:
+        lengths = numbers(arguments.length, "length")
+    least = max(least_length(engine.tokenizer, seed) for seed in range(arguments.trials))
+    if min(lengths) < least:
+        raise OptionError(f"length: at least {least} tokens expected, found {min(lengths)}")
+    check_fits(engine, max(lengths), "length", n_answer=MAX_TOKENS)
     return lengths
 
 
 def _grid(arguments: argparse.Namespace) -> list[dict[str, Json]]:
-    lengths = _lengths(arguments)
     depths = numbers(arguments.depth, "depth", float)
     if not all(0 <= depth <= 100 for depth in depths):
         raise OptionError(f"depth: 0 to 100 per cent expected, found {arguments.depth}")
-    if not all(length > 0 for length in lengths):
-        raise OptionError(f"length: at least 1 token expected, found {arguments.length}")
     if arguments.trials < 1:
         raise OptionError(f"trials: at least 1 expected, found {arguments.trials}")
+    lengths = _lengths(arguments)
     return [
         {"length": length, "depth": depth, "seed": seed}
         for length in lengths
@@ -235,12 +253,17 @@ def _questions(path: str) -> list[dict[str, str]]:
     return listed
 
 
-def _source(row: Row) -> str:
-    return str(row["files"].get("text", "generated text"))
+def _prompt(row: Row) -> tuple[Json, ...]:
+    return tuple(row["options"].get(name) for name in ("question", "length", "depth", "seed"))
 
 
-def _name(row: Row) -> str:
-    return eviction_name(row["options"]["eviction"])
+def _is_full(row: Row) -> bool:
+    return bool(row["options"]["eviction"]["policy"] == "full")
+
+
+def _at_budget(rows: Iterable[Row], budget: str) -> list[Row]:
+    """Rows of a column; the full cache is in all of them."""
+    return [row for row in rows if budget_text(row) in (budget, "-")]
 
 
 def _length(row: Row) -> int:
@@ -256,6 +279,8 @@ def _right(rows: Iterable[Row]) -> list[float]:
     return [float(row["result"]["right"]) for row in rows]
 
 
-def _percent(right: list[float]) -> str:
+def _percent(right: list[float], n_prompts: int) -> str:
+    if not right:
+        return "-"
     mean, low, high = bootstrap_mean(right)
-    return f"{mean:.0%} [{low:.0%}, {high:.0%}]"
+    return f"{mean:.0%} [{low:.0%}, {high:.0%}]{partly(len(right), n_prompts, 'prompts')}"

@@ -18,9 +18,9 @@ from ._arguments import (
     budget_number,
     budget_text,
     budgets_of,
-    eviction_name,
     evictions,
 )
+from ._groups import grouped_lines, partly
 from ._jobs import Job, Json, eviction_from
 from ._kinds import Table
 from ._results import Row
@@ -35,7 +35,6 @@ class Perplexity:
 
     name = "perplexity"
     summary = "log-likelihood lost to the full cache, on the same tokens"
-    varying = frozenset(("first", "eviction"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add texts and windows."""
@@ -74,56 +73,48 @@ class Perplexity:
         }
 
     def tables(self, rows: Sequence[Row]) -> list[Table]:
-        """One table for each text: evictions down, budgets across."""
+        """One table for each text and setting: evictions down, budgets across."""
         tables = []
-        for text in _texts(rows):
-            budgets = budgets_of(r for r in rows if _text(r) == text)
+        for title, lines in _settings(rows):
+            windows = {_window(row) for own in lines.values() for row in own}
+            budgets = budgets_of(row for own in lines.values() for row in own)
             table = Table(
-                title=f"nll lost to the full cache: {text}",
+                title=f"nll lost to the full cache: {title}",
                 header=["policy", *budgets],
                 note=f"Nats per token, mean [95 % bootstrap interval over blocks of {BLOCK} "
-                f"tokens]; {_scale(r for r in rows if _text(r) == text)}. * on fewer windows.",
+                f"tokens]; {_scale(row for own in lines.values() for row in own)}.",
             )
-            names = list(dict.fromkeys(eviction_name(r["options"]["eviction"]) for r in rows))
-            lost = [[losses(rows, text, name, budget) for budget in budgets] for name in names]
-            most = max(len(blocks) for cells in lost for blocks in cells)
-            for name, cells in zip(names, lost, strict=True):
-                table.rows.append([name, *(_cell(blocks, most) for blocks in cells)])
+            for name, own in lines.items():
+                table.rows.append([name, *(_cell(own, budget, len(windows)) for budget in budgets)])
             tables.append(table)
         return tables
 
     def figures(self, rows: Sequence[Row]) -> list[Any]:
-        """One for each text: what each policy loses, over the budget."""
-        drawn = []
-        for text in _texts(rows):
-            series: dict[str, list[tuple[float, float, float, float]]] = {}
-            for name in dict.fromkeys(eviction_name(r["options"]["eviction"]) for r in rows):
-                for budget in budgets_of(r for r in rows if _text(r) == text):
-                    blocks = losses(rows, text, name, budget)
-                    if blocks:
-                        share = _tokens(budget, rows)
-                        series.setdefault(name, []).append((share, *bootstrap_mean(blocks)))
-            drawn.append(
-                _figures.lines(
-                    series,
-                    title=f"nll lost to the full cache: {text}",
-                    x="budget (tokens)",
-                    y="nats per token",
-                )
+        """One for each text and setting: what each policy loses, over the budget."""
+        return [
+            _figures.lines(
+                {
+                    name: [
+                        (_tokens(budget, own), *bootstrap_mean(losses(own, budget)))
+                        for budget in budgets_of(own)
+                    ]
+                    for name, own in lines.items()
+                },
+                title=f"nll lost to the full cache: {title}",
+                x="budget (tokens)",
+                y="nats per token",
             )
-        return drawn
+            for title, lines in _settings(rows)
+        ]
 
 
-def losses(rows: Sequence[Row], text: str, name: str, budget: str) -> list[float]:
-    """Block means of all windows of one cell."""
-    return [
-        value
-        for row in rows
-        if _text(row) == text
-        and eviction_name(row["options"]["eviction"]) == name
-        and budget_text(row) == budget
-        for value in row["result"]["blocks"]
-    ]
+def losses(rows: Iterable[Row], budget: str) -> list[float]:
+    """Block means of all windows at a budget."""
+    return [v for row in rows if budget_text(row) == budget for v in row["result"]["blocks"]]
+
+
+def _settings(rows: Sequence[Row]) -> list[tuple[str, dict[str, list[Row]]]]:
+    return grouped_lines(rows, over=["first"], file="text")
 
 
 def _tokens(budget: str, rows: Sequence[Row]) -> float:
@@ -132,23 +123,21 @@ def _tokens(budget: str, rows: Sequence[Row]) -> float:
     return number * rows[0]["options"]["ctx"] / 100 if budget.endswith("%") else number
 
 
-def _text(row: Row) -> str:
-    return str(row["files"]["text"])
+def _window(row: Row) -> int:
+    return int(row["options"]["first"])
 
 
-def _texts(rows: Iterable[Row]) -> list[str]:
-    return list(dict.fromkeys(_text(row) for row in rows))
-
-
-def _cell(blocks: list[float], most: int) -> str:
+def _cell(rows: Sequence[Row], budget: str, n_windows: int) -> str:
+    blocks = losses(rows, budget)
     if not blocks:
         return "-"
     mean, low, high = bootstrap_mean(blocks)
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]{'*' if len(blocks) < most else ''}"
+    n = len({_window(row) for row in rows if budget_text(row) == budget})
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]{partly(n, n_windows, 'windows')}"
 
 
 def _scale(rows: Iterable[Row]) -> str:
-    windows = {(r["options"]["first"], r["options"]["ctx"]): r["result"] for r in rows}
+    windows = {_window(row): row["result"] for row in rows}
     n = sum(result["n"] for result in windows.values())
     full = sum(result["n"] * result["nll_full"] for result in windows.values()) / n
     return f"{n} tokens in {len(windows)} windows, {full:.3f} with the full cache"

@@ -80,12 +80,12 @@ def run_there(job: Job, key: str, hashes: Mapping[str, str], version: str) -> Ro
         raise Error(f"ray: a2sf {version} expected on a worker, found {_core.VERSION}")
     for path, expected in hashes.items():
         try:
-            found = f"sha256 {file_hash(path)[:16]}"
-        except OSError as error:
-            found = error.strerror or str(error)
-        if found != f"sha256 {expected[:16]}":
+            found = file_hash(path)
+        except Error as error:
+            raise Error(f"ray: on a worker: {error}") from error
+        if found != expected:
             raise Error(f"ray: {path} with sha256 {expected[:16]} expected on a worker, "
-                        f"found {found}")  # fmt: skip
+                        f"found sha256 {found[:16]}")  # fmt: skip
     return {**run_job(job), "key": key}
 
 

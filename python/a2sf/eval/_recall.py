@@ -17,9 +17,10 @@ from . import _figures
 from ._arguments import (
     add_eviction_arguments,
     budget_text,
-    eviction_name,
+    budgets_of,
     evictions,
 )
+from ._groups import grouped_lines, partly
 from ._jobs import Job, Json, eviction_from
 from ._kinds import Table
 from ._results import Row
@@ -28,6 +29,7 @@ from ._texts import add_text_arguments, text_windows, window_job, window_of
 
 N_WORST = 3  # layers and heads that a table names
 MEASURES = ("cosine", "mass", "top")
+Cells = dict[tuple[str, str], list[Row]]  # by eviction and budget
 TITLES = {
     "cosine": "cosine to the ideal mask",
     "mass": "attention mass kept",
@@ -40,7 +42,6 @@ class Recall:
 
     name = "recall"
     summary = "what an evicting cache still holds of the attention of a full one beside it"
-    varying = frozenset(("first", "eviction"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add texts, windows and how often to look."""
@@ -105,65 +106,77 @@ class Recall:
         }
 
     def tables(self, rows: Sequence[Row]) -> list[Table]:
-        """For each text: means of each eviction, and the layers and heads that lose most."""
-        tables = []
-        for text in dict.fromkeys(row["files"]["text"] for row in rows):
-            own = [row for row in rows if row["files"]["text"] == text]
-            tables += [self._means(text, own), self._worst(text, own)]
-        return tables
-
-    def _means(self, text: str, rows: Sequence[Row]) -> Table:
-        table = Table(
-            title=f"what is held of a full cache's attention: {text}",
-            header=["policy", "budget", *TITLES.values()],
-            note="Means over layers, KV heads and queries [95 % bootstrap interval over queries]. "
-            "Ideal: the B tokens that the query attends to most, B being how many the head holds.",
-        )
-        for name, budget in dict.fromkeys(map(_case, rows)):
-            cell = [row for row in rows if _case(row) == (name, budget)]
-            cells = []
-            for measure in MEASURES:
-                values = [v for row in cell for v in row["result"]["queries"][measure]]
-                mean, low, high = bootstrap_mean(values)
-                cells.append(f"{mean:.4f} [{low:.4f}, {high:.4f}]")
-            table.rows.append([name, budget, *cells])
-        return table
-
-    def _worst(self, text: str, rows: Sequence[Row]) -> Table:
-        table = Table(
-            title=f"where least attention mass is kept: {text}",
-            header=["policy", "budget", "layer (mean of its heads)", "layer.head"],
-            note=f"Attention mass kept, the {N_WORST} lowest, means over queries.",
-        )
-        for name, budget in dict.fromkeys(map(_case, rows)):
-            mass = _matrix([row for row in rows if _case(row) == (name, budget)], "mass")
-            layers = mass.mean(axis=1)
-            worst = [f"{i}: {layers[i]:.3f}" for i in layers.argsort(kind="stable")[:N_WORST]]
-            order = mass.ravel().argsort(kind="stable")[:N_WORST]
-            at = zip(*np.unravel_index(order, mass.shape), strict=True)
-            heads = [f"{layer}.{head}: {mass[layer, head]:.3f}" for layer, head in at]
-            table.rows.append([name, budget, ", ".join(worst), ", ".join(heads)])
-        return table
+        """For each text and setting: means of each eviction, and what loses most."""
+        return [make(title, cells) for title, cells in _settings(rows) for make in (_means, _worst)]
 
     def figures(self, rows: Sequence[Row]) -> list[Any]:
         """Draw the mass kept by each head, a map for each eviction and text."""
         drawn = []
         low = min(float(np.min(row["result"]["mass"])) for row in rows)
-        for key in dict.fromkeys((*_case(row), row["files"]["text"]) for row in rows):
-            cell = [row for row in rows if (*_case(row), row["files"]["text"]) == key]
-            mass = _matrix(cell, "mass").T
-            drawn.append(
-                _figures.heat_map(
-                    mass,
-                    title=f"attention mass kept: {key[0]}, budget {key[1]}, {key[2]}",
-                    x="layer",
-                    y="KV head",
-                    columns=[str(layer) for layer in range(mass.shape[1])],
-                    rows=[str(head) for head in range(mass.shape[0])],
-                    low=min(0.9, np.floor(low * 10) / 10),  # one scale for all maps
+        for title, cells in _settings(rows):
+            for (name, budget), cell in cells.items():
+                mass = _matrix(cell, "mass").T
+                drawn.append(
+                    _figures.heat_map(
+                        mass,
+                        title=f"attention mass kept: {name}, budget {budget}, {title}",
+                        x="layer",
+                        y="KV head",
+                        columns=[str(layer) for layer in range(mass.shape[1])],
+                        rows=[str(head) for head in range(mass.shape[0])],
+                        low=min(0.9, np.floor(low * 10) / 10),  # one scale for all maps
+                    )
                 )
-            )
         return drawn
+
+
+def _settings(rows: Sequence[Row]) -> list[tuple[str, Cells]]:
+    return [
+        (
+            title,
+            {
+                (name, budget): [row for row in line if budget_text(row) == budget]
+                for name, line in lines.items()
+                for budget in budgets_of(line)
+            },
+        )
+        for title, lines in grouped_lines(rows, over=["first"], file="text")
+    ]
+
+
+def _means(title: str, cells: Cells) -> Table:
+    table = Table(
+        title=f"what is held of a full cache's attention: {title}",
+        header=["policy", "budget", *TITLES.values()],
+        note="Means over layers, KV heads and queries [95 % bootstrap interval over queries]. "
+        "Ideal: the B tokens that the query attends to most, B being how many the head holds.",
+    )
+    n_windows = len({row["options"]["first"] for cell in cells.values() for row in cell})
+    for (name, budget), cell in cells.items():
+        line = [name, budget + partly(len(cell), n_windows, "windows")]
+        for measure in MEASURES:
+            values = [v for row in cell for v in row["result"]["queries"][measure]]
+            mean, low, high = bootstrap_mean(values)
+            line.append(f"{mean:.4f} [{low:.4f}, {high:.4f}]")
+        table.rows.append(line)
+    return table
+
+
+def _worst(title: str, cells: Cells) -> Table:
+    table = Table(
+        title=f"where least attention mass is kept: {title}",
+        header=["policy", "budget", "layer (mean of its heads)", "layer.head"],
+        note=f"Attention mass kept, the {N_WORST} lowest, means over queries.",
+    )
+    for (name, budget), cell in cells.items():
+        mass = _matrix(cell, "mass")
+        layers = mass.mean(axis=1)
+        worst = [f"{i}: {layers[i]:.3f}" for i in layers.argsort(kind="stable")[:N_WORST]]
+        order = mass.ravel().argsort(kind="stable")[:N_WORST]
+        at = zip(*np.unravel_index(order, mass.shape), strict=True)
+        heads = [f"{layer}.{head}: {mass[layer, head]:.3f}" for layer, head in at]
+        table.rows.append([name, budget, ", ".join(worst), ", ".join(heads)])
+    return table
 
 
 def watcher(n_tokens: int) -> Eviction:
@@ -203,10 +216,6 @@ def compare(ours: Session, full: Session) -> tuple[NDArray[np.float64], ...]:
         # A sliding window gives old tokens exactly 0: which of them are in T is chance.
         top[layer, head] = (p[held] >= p[best].min()).mean()
     return cosine, mass, top
-
-
-def _case(row: Row) -> tuple[str, str]:
-    return eviction_name(row["options"]["eviction"]), budget_text(row)
 
 
 def _matrix(rows: Sequence[Row], measure: str) -> NDArray[np.float64]:

@@ -16,7 +16,6 @@ from .._core import VERSION, Error, OptionError
 from ._kinds import Table, kinds
 from ._packages import require
 from ._results import Row, read_rows
-from ._settings import split
 from ._show import as_markdown
 
 NAME = "report"
@@ -141,7 +140,7 @@ def markdown(rows: Sequence[Row], title: str) -> str:
 
 
 def sections_of(rows: Sequence[Row], *, pictures: bool) -> list[Section]:
-    """Split results by measurement, model and settings; kinds this version does not know are an error.
+    """Split results by measurement and model; kinds this version does not know are an error.
 
     Raises
     ------
@@ -152,21 +151,22 @@ def sections_of(rows: Sequence[Row], *, pictures: bool) -> list[Section]:
     unknown = {row["kind"] for row in rows} - known.keys()
     if unknown:
         raise Error(f"results: one of {', '.join(known)} expected, found {', '.join(unknown)}")
-    models = dict.fromkeys((row["model"]["file"], row["model"]["sha256"]) for row in rows)
+    models = {row["model"]["sha256"]: row["model"]["file"] for row in rows}
+    files = list(models.values())
     sections = []
     for kind in known.values():
-        for file, digest in models:
+        for digest, file in models.items():
             own = [r for r in rows if r["kind"] == kind.name and r["model"]["sha256"] == digest]
-            for label, group in split(own, kind.varying):
-                details = [*([file] if len(models) > 1 else []), *([label] if label else [])]
+            model = f"{file} ({digest[:6]})" if files.count(file) > 1 else file
+            if own:
                 sections.append(
                     Section(
-                        name=": ".join([kind.name, ", ".join(details)] if details else [kind.name]),
+                        name=f"{kind.name}: {model}" if len(models) > 1 else kind.name,
                         summary=kind.summary,
-                        n_jobs=len(group),
-                        time=_duration(sum(row["time_s"] for row in group)),
-                        tables=kind.tables(group),
-                        figures=kind.figures(group) if pictures else [],
+                        n_jobs=len(own),
+                        time=_duration(sum(row["time_s"] for row in own)),
+                        tables=kind.tables(own),
+                        figures=kind.figures(own) if pictures else [],
                     )
                 )
     return sections

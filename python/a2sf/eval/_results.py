@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
@@ -145,32 +144,13 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> list[Row]:
     return list(by_key.values())
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Find out before long work whether a file can be written at its end.
-
-    Raises
-    ------
-    Error
-        It cannot.
-    """
-    target = Path(path)
-    try:
-        if target.is_dir():
-            raise IsADirectoryError(f"{target} is a directory")
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
-        if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError(f"{target} is read-only")
-    except OSError as error:
-        raise Error(f"{path}: a file that can be written expected, found: {error}") from error
-
-
 def make_row(job: Job, result: dict[str, Json], time_s: float) -> Row:
     """Put a result together with all that is needed to understand or repeat it."""
     return {
         "key": job.key,
         "kind": job.kind,
         "options": job.options,
+        "resolved": job.resolved,
         "result": result,
         "time_s": round(time_s, 3),
         "model": {"file": os.path.basename(job.model), "sha256": file_hash(job.model)},

@@ -15,6 +15,7 @@ from .._engine import Engine
 from .._options import Eviction
 from . import _figures
 from ._arguments import open_engine
+from ._groups import grouped
 from ._jobs import Job, Json, eviction_from
 from ._kinds import Table
 from ._results import Row
@@ -28,7 +29,6 @@ class Sensitivity:
 
     name = "sensitivity"
     summary = "how much each head needs its tokens: the others keep all of theirs"
-    varying = frozenset(("first", "layer", "head"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add texts and the head's budget."""
@@ -65,34 +65,51 @@ class Sensitivity:
         return {"kl": float(kl.mean())}
 
     def tables(self, rows: Sequence[Row]) -> list[Table]:
-        """One table: layers down, heads across."""
-        values = matrix_of(rows)
-        table = Table(
-            title="divergence when one head alone has a budget",
-            header=["layer", *(f"head {head}" for head in range(values.shape[1]))],
-            rows=[
-                [str(layer), *(f"{value:.2e}" for value in heads)]
-                for layer, heads in enumerate(values)
-            ],
-            note="Mean Kullback-Leibler divergence from the full cache's prediction, in nats.",
-        )
-        return [table]
+        """One table for each text, budget and setting: layers down, heads across."""
+        tables = []
+        for title, group in _settings(rows):
+            values = matrix_of(group)
+            tables.append(
+                Table(
+                    title=title,
+                    header=["layer", *(f"head {head}" for head in range(values.shape[1]))],
+                    rows=[
+                        [str(layer), *(f"{value:.2e}" for value in heads)]
+                        for layer, heads in enumerate(values)
+                    ],
+                    note="Mean Kullback-Leibler divergence from the full cache's prediction, in "
+                    "nats.",
+                )
+            )
+        return tables
 
     def figures(self, rows: Sequence[Row]) -> list[Any]:
-        """Draw a map of layers and heads, in powers of ten."""
-        values = np.log10(np.maximum(matrix_of(rows), 1e-9)).T
-        return [
-            _figures.heat_map(
-                -values,
-                title="divergence when one head alone has a budget (-log10, red is much)",
-                x="layer",
-                y="KV head",
-                columns=[str(layer) for layer in range(values.shape[1])],
-                rows=[str(head) for head in range(values.shape[0])],
-                low=float(-values.max()),
-                high=float(-values.min()),
+        """Draw a map of layers and heads for each table, in powers of ten."""
+        drawn = []
+        for title, group in _settings(rows):
+            values = np.log10(np.maximum(matrix_of(group), 1e-9)).T
+            drawn.append(
+                _figures.heat_map(
+                    -values,
+                    title=f"{title} (-log10, red is much)",
+                    x="layer",
+                    y="KV head",
+                    columns=[str(layer) for layer in range(values.shape[1])],
+                    rows=[str(head) for head in range(values.shape[0])],
+                    low=float(-np.nanmax(values)),
+                    high=float(-np.nanmin(values)),
+                )
             )
-        ]
+        return drawn
+
+
+def _settings(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    over = ["first", "layer", "head"]
+    return [
+        (f"divergence when one head alone has {group[0]['options']['budget']} tokens: {title}",
+         group)
+        for title, group in grouped(rows, over=over, file="text", said=["budget"])
+    ]  # fmt: skip
 
 
 def head_jobs(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from ._arguments import (
     add_eviction_arguments,
     budget_text,
     budgets_of,
+    check_fits,
     engine_arguments,
     eviction_name,
     evictions,
@@ -27,6 +27,7 @@ from ._arguments import (
     model_path,
     open_engine,
 )
+from ._groups import grouped_lines, partly
 from ._items import TEMPLATE, Item, Layout, read_items, write_out
 from ._jobs import Job, Json, eviction_from, file_hash
 from ._kinds import Table
@@ -59,7 +60,6 @@ class Tasks:
 
     name = "tasks"
     summary = "accuracy on your questions: multiple choice, exact match, F1, ROUGE-L"
-    varying = frozenset(("first", "n", "eviction"))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add items and how they are asked."""
@@ -161,12 +161,12 @@ class Tasks:
         """Two for each file, setting and measure: means, and differences to the full cache."""
         tables = []
         for title, measure, cells in _settings(rows):
-            budgets = budgets_of(row for row in cells.rows if budget_text(row) != "-") or ["-"]
-            full = cells.scores("full", "-")
+            budgets = cells.budgets or ["-"]
+            n_items = len(cells.numbers)
             means = Table(
                 title=f"{MEASURES[measure]}: {title}",
                 header=["policy", *budgets],
-                note=f"Mean [95 % bootstrap interval over items]; {len(full)} items.",
+                note=f"Mean [95 % bootstrap interval over items]; {n_items} items.",
             )
             lost = Table(
                 title=f"{MEASURES[measure]}, difference to the full cache: {title}",
@@ -175,28 +175,28 @@ class Tasks:
             )
             for name in cells.names:
                 scores = [cells.scores(name, budget) for budget in budgets]
-                means.rows.append([name, *(_cell(list(s.values()), "") for s in scores)])
-                if name != "full":
-                    lost.rows.append([name, *(_cell(_differences(s, full), "+") for s in scores)])
-            tables += [means, lost] if full and lost.rows else [means]
+                means.rows.append([name, *(_cell(list(s.values()), "", n_items) for s in scores)])
+                if not cells.is_full(name):
+                    found = [_differences(one, cells.full) for one in scores]
+                    lost.rows.append([name, *(_cell(values, "+", n_items) for values in found)])
+            tables += [means, lost] if cells.full and lost.rows else [means]
         return tables
 
     def figures(self, rows: Sequence[Row]) -> list[Any]:
         """One for each file, setting and measure: a bar for each policy and budget."""
         drawn = []
         for title, measure, cells in _settings(rows):
-            budgets = budgets_of(row for row in cells.rows if budget_text(row) != "-")
-            full = list(cells.scores("full", "-").values())
+            full = list(cells.full.values())
             series = {}
             for name in cells.names:
-                if name != "full":
-                    found = [list(cells.scores(name, budget).values()) for budget in budgets]
+                if not cells.is_full(name):
+                    found = [list(cells.scores(name, budget).values()) for budget in cells.budgets]
                     series[name] = [bootstrap_mean(scores) if scores else None for scores in found]
             drawn.append(
                 _figures.bars(
                     series,
                     title=f"{MEASURES[measure]}: {title}",
-                    groups=budgets,
+                    groups=cells.budgets,
                     y=MEASURES[measure],
                     line=sum(full) / len(full) if full else None,
                 )
@@ -303,12 +303,7 @@ def _check(
     for number, item in enumerate(written):
         for one in requests_of(engine.tokenizer, item, Eviction(policy="full"), protocol):
             more = len(one.continuation) if isinstance(one, Request) else one.max_tokens
-            n_tokens = len(one.context) + more
-            if n_tokens > engine.info.n_ctx:
-                raise OptionError(
-                    f"{path}, item {number}: at most {engine.info.n_ctx} tokens (the model's "
-                    f"context) expected, found {n_tokens}"
-                )
+            check_fits(engine, len(one.context) + more, f"{path}, item {number}")
             for eviction in parsed:
                 try:
                     fix_budget(eviction, len(one.context) + (protocol == "paper") * more)
@@ -317,19 +312,32 @@ def _check(
 
 
 class _Cells:
-    """Scores of one measure in one setting."""
+    """Scores of one measure in one setting, by the name of the eviction."""
 
-    def __init__(self, rows: Sequence[Row], measure: str) -> None:
-        self.rows = rows
+    def __init__(self, lines: Mapping[str, Sequence[Row]], measure: str) -> None:
+        self._lines = lines
         self._measure = measure
-        self.names = list(dict.fromkeys(_name(row) for row in rows))
+        self.names = list(lines)
+        self.budgets = [b for b in budgets_of(r for own in lines.values() for r in own) if b != "-"]
+        self.full: dict[int, float] = {}  # item to score
+        for name in filter(self.is_full, lines):
+            self.full |= self.scores(name, "-")
+        self.numbers = {
+            number
+            for name in lines
+            for b in ("-", *self.budgets)
+            for number in self.scores(name, b)
+        }
+
+    def is_full(self, name: str) -> bool:
+        return bool(self._lines[name][0]["options"]["eviction"]["policy"] == "full")
 
     def scores(self, name: str, budget: str) -> dict[int, float]:
         """Item to score; the full cache has one column for all budgets."""
         return {
             row["options"]["first"] + i: scores[self._measure]
-            for row in self.rows
-            if _name(row) == name and (name == "full" or budget_text(row) == budget)
+            for row in self._lines[name]
+            if self.is_full(name) or budget_text(row) == budget
             for i, scores in enumerate(row["result"]["scores"])
             if self._measure in scores
         }
@@ -337,24 +345,21 @@ class _Cells:
 
 def _settings(rows: Sequence[Row]) -> Iterator[tuple[str, str, _Cells]]:
     """Give title, measure and scores of all that is shown together."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        options = row["options"]
-        rest = {k: v for k, v in options.items() if k not in ("eviction", "first", "n")}
-        groups.setdefault(json.dumps([row["model"], rest], sort_keys=True), []).append(row)
-    for group in groups.values():
+    for name, lines in grouped_lines(
+        rows, over=["first", "n"], file="items", said=["shots", "protocol"], name=_name
+    ):
+        group = [row for own in lines.values() for row in own]
         options = group[0]["options"]
-        title = f"{group[0]['files']['items']}, {options['layout']['shots']}-shot"
+        title = f"{name}, {options['layout']['shots']}-shot"
         if options["protocol"] == "paper":
             title += ", the paper's protocol"
         there = {name for row in group for scores in row["result"]["scores"] for name in scores}
         for measure in MEASURES:
             if measure in there:
-                yield title, measure, _Cells(group, measure)
+                yield title, measure, _Cells(lines, measure)
 
 
-def _name(row: Row) -> str:
-    options = row["options"]["eviction"]
+def _name(options: dict[str, Json]) -> str:
     if options["policy"] == "streaming" and options.get("sinks") == 0:
         options = {**options, "policy": LOCAL}
         del options["sinks"]
@@ -365,8 +370,9 @@ def _differences(scores: Mapping[int, float], full: Mapping[int, float]) -> list
     return [score - full[number] for number, score in scores.items() if number in full]
 
 
-def _cell(values: Sequence[float], sign: str) -> str:
+def _cell(values: Sequence[float], sign: str, n_items: int) -> str:
     if not values:
         return "-"
     mean, low, high = bootstrap_mean(values)
-    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    less = partly(len(values), n_items, "items")
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{less}"

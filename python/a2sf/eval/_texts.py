@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .._core import OptionError
 from .._engine import Engine
-from ._arguments import engine_arguments, model_path, open_engine
+from ._arguments import check_fits, engine_arguments, model_path, open_engine
 from ._jobs import Job, Json, file_hash, read_text
 
 
@@ -50,6 +50,7 @@ def text_windows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Jso
         if not os.path.isfile(path):
             raise OptionError(f"file: a text expected, found no file {path}")
     engine = open_engine(arguments)
+    check_fits(engine, ctx, "ctx")
     listed: list[tuple[str, dict[str, Json]]] = []
     for path in arguments.file:
         n_tokens = len(_ids(engine, read_text(path)))
@@ -61,11 +62,6 @@ def text_windows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Jso
             (path, {"text": file_hash(path), "first": first, "ctx": ctx, "skip": skip})
             for first in sorted(firsts)
         ]
-    if ctx > engine.info.n_ctx:
-        raise OptionError(
-            f"ctx: at most {engine.info.n_ctx} tokens (the model's context, for the full cache "
-            f"that all are compared to) expected, found {ctx}"
-        )
     return listed
 
 
