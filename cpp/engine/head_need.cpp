@@ -14,16 +14,19 @@ namespace a2sf {
 
 namespace {
 
-constexpr size_t kTextTokens = 256;  // each is read twice
-constexpr size_t kRandomTokens = 128;
+constexpr size_t kMostTokens = 256;    // of a text; each is read twice
+constexpr size_t kRandomTokens = 128;  // where no text can be read
 constexpr size_t kNearSinks = 4;
 constexpr size_t kNearWindow = 64;
 constexpr size_t kEvery = 4;      // tokens of the second half that are looked at
 constexpr size_t kBatch = 128;    // small activations; divides the numbers of tokens
 constexpr uint64_t kSeed = 2407;  // of the random tokens, so that every run finds the same need
 
-// Prose, a list, a program: names and numbers to find again.
-constexpr const char *kText =
+// What each is read for: names and numbers in prose, a list and a program; what belongs to what in
+// sentences that are all alike; the same in columns. Numbers repeat their digits, so that copying
+// one takes knowing how far one is.
+constexpr const char *kTexts[] = {
+    // prose
     R"(The ferry to Harrow Island leaves at 7:40 every morning, and Ines Calder had missed it twice that week. On the third day she came early, with a thermos of coffee and the grey notebook in which she wrote down everything that the lighthouse keeper told her. "The lamp has a number," he had said, "and the number is 58213. Do not forget it, because the archive will ask you for it." She had not forgotten. She wrote the number 58213 on the first page, under her own name and the name of the keeper, Tomas Wren.
 
 Inventory of the north room, March 1912:
@@ -40,7 +43,26 @@ def tons(ships):
 
 Most ships that passed the island carried timber or salted fish. In winter the wind came from the north-east, the sea froze along the shore, and nothing passed at all. The keeper's family then lived on what the cellar held: potatoes, dried apples, and a barrel of herring.
 
-)";
+)",
+    // register
+    R"(Keys of the village: the inn has key 11114, the pharmacy has key 55556, the boat shed has key 74774, the stable has key 00690, the north gate has key 11193, the granary has key 51115, the forge has key 18488, the old well has key 97447, the water mill has key 33322, the school has key 41444, the brewery has key 66861, the bell tower has key 69996, the chapel has key 55155, the customs house has key 53353, the ferry house has key 55333, the archive has key 99993, the bakery has key 33010, the south gate has key 05550, the dairy has key 31313, the stone bridge has key 96661.
+)",
+    // table
+    R"(name, room, telephone, badge
+Ada Kern, 43, 0066 6660, 60666
+Bo Lind, 78, 0441 9141, 49941
+Ines Calder, 88, 0555 6656, 55555
+Tomas Wren, 73, 0069 0966, 96669
+Olga Pust, 50, 0117 1111, 71117
+Henk Maas, 46, 0899 8899, 89999
+Rita Solo, 18, 0979 9997, 77477
+Carl Orban, 37, 0338 3888, 33384
+Mina Falk, 72, 0119 5551, 95159
+Joost Vries, 17, 0226 2266, 66622
+Petra Nagy, 83, 0131 3119, 11191
+Emil Sand, 96, 0703 0737, 77033
+)",
+};
 
 // The first n of ids, and the same again; nothing where there are fewer than a batch.
 std::vector<int32_t> twice(std::vector<int32_t> ids, size_t n) {
@@ -50,29 +72,27 @@ std::vector<int32_t> twice(std::vector<int32_t> ids, size_t n) {
     return ids;
 }
 
-std::vector<int32_t> text_tokens(const Model &model) {
-    if (model.file().find("tokenizer.ggml.model") == nullptr) return {};
-    return Tokenizer(model.file()).encode(kText);
-}
-
-// Drawn (by xorshift64) from the tokens that stand for text, as far as the file tells.
-std::vector<int32_t> random_tokens(const Model &model) {
-    const GgufValue::Ints *types = model.file().find_ints("tokenizer.ggml.token_type");
-    std::vector<int32_t> plain;
-    for (size_t id = 0; id < model.config().n_vocab; ++id) {
-        const bool known = types != nullptr && id < types->size();
-        if (known && (*types)[id] != static_cast<int64_t>(TokenType::Normal)) continue;
-        plain.push_back(static_cast<int32_t>(id));
-    }
-    std::vector<int32_t> ids(plain.empty() ? 0 : kRandomTokens);
+// Drawn (by xorshift64) from the whole vocabulary.
+std::vector<int32_t> random_tokens(size_t n_vocab) {
+    std::vector<int32_t> ids(kRandomTokens);
     uint64_t state = kSeed;
     for (int32_t &id : ids) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        id = plain[state % plain.size()];
+        id = static_cast<int32_t>(state % n_vocab);
     }
     return ids;
+}
+
+std::vector<std::vector<int32_t>> texts(const Model &model) {
+    if (model.file().find("tokenizer.ggml.model") == nullptr) {
+        return {random_tokens(model.config().n_vocab)};
+    }
+    const Tokenizer tokenizer(model.file());
+    std::vector<std::vector<int32_t>> result;
+    for (const char *text : kTexts) result.push_back(tokenizer.encode(text));
+    return result;
 }
 
 // Attends a second time, over a cache that keeps what is near, and adds up what that changes.
@@ -227,18 +247,19 @@ std::vector<float> need_in(const Model &model, Backend &backend, std::span<const
 std::vector<float> head_need(const Model &model, Backend &backend) {
     const Config &config = model.config();
     const size_t n_heads = config.n_layers * config.n_kv_heads;
-    std::vector<float> total(n_heads, 0.0f);
-    for (const auto &[tokens, most] : {std::pair(text_tokens(model), kTextTokens),
-                                       std::pair(random_tokens(model), kRandomTokens)}) {
-        const std::vector<int32_t> ids = twice(tokens, std::min(most, config.n_ctx / 2));
+    std::vector<float> most(n_heads, 0.0f);
+    for (const std::vector<int32_t> &tokens : texts(model)) {
+        const std::vector<int32_t> ids = twice(tokens, std::min(kMostTokens, config.n_ctx / 2));
         if (ids.empty()) continue;
         std::vector<float> need = need_in(model, backend, ids);
         for (float &one : need) one = std::sqrt(one);
         const float mean =
             std::accumulate(need.begin(), need.end(), 0.0f) / static_cast<float>(n_heads);
-        for (size_t i = 0; i < n_heads && mean > 0; ++i) total[i] += need[i] / mean;
+        for (size_t i = 0; i < n_heads && mean > 0; ++i) {
+            most[i] = std::max(most[i], need[i] / mean);
+        }
     }
-    return total;
+    return most;
 }
 
 }  // namespace a2sf

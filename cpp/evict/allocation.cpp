@@ -132,8 +132,15 @@ std::vector<float> shares_of_need(std::span<const float> need, size_t group, dou
         fill_in(low);
     };
     divide();
-    for (size_t i = 0; i < n_heads; ++i) {
-        gets_all[i] = static_cast<double>(share[i]) >= kNearlyMost * most;
+    std::vector<size_t> by_need(n_heads / group);  // first heads of groups
+    for (size_t i = 0; i < by_need.size(); ++i) by_need[i] = i * group;
+    std::stable_sort(by_need.begin(), by_need.end(),
+                     [&](size_t a, size_t b) { return wanted[a] > wanted[b]; });
+    double left = kShareForAll * static_cast<double>(n_heads);
+    for (const size_t first : by_need) {
+        left -= most * static_cast<double>(group);
+        if (left < 0 || static_cast<double>(share[first]) < kAllFrom * most) break;
+        std::fill_n(gets_all.begin() + static_cast<std::ptrdiff_t>(first), group, true);
     }
     divide();
     return share;

@@ -29,14 +29,16 @@ std::vector<HeadBudget> head_budgets(const EvictionConfig &config, size_t n_head
 size_t longest_budget(const EvictionConfig &config, size_t n_ctx);
 
 // Shares for Division::Auto from what heads need, both [n_heads]: in proportion to the
-// need, none below kLeastShare of the mean or above kMostShare, or above `most` where that is less;
-// where that gives a head kNearlyMost of the most, it gets all of it at the others' expense: such
-// heads look up what was read long ago, and half of it is nothing found.
+// need, none below kLeastShare of the mean or above kMostShare, or above `most` where that is less.
+// A head that would get kAllFrom of the most gets all of it at the others' expense, those that
+// need most first, as long as they take no more than kShareForAll of the whole: such heads look up
+// what was read long ago, and half of it is nothing found.
 // group: so many heads in a row get what they need in the mean, for those that hold the same
 // tokens. All the same where nothing is needed.
 constexpr double kLeastShare = 0.3;
 constexpr double kMostShare = 4.25;  // all of a text and of an answer at a quarter of it
-constexpr double kNearlyMost = 0.75;
+constexpr double kAllFrom = 0.5;
+constexpr double kShareForAll = 1.0 / 3;
 std::vector<float> shares_of_need(std::span<const float> need, size_t group, double most);
 
 }  // namespace a2sf

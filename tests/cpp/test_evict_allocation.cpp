@@ -132,16 +132,16 @@ TEST_CASE("shares follow the need between the least and the most, and are 1 in t
           doctest::Approx(kLeastShare));
 }
 
-TEST_CASE("a head that needs nearly the most gets all of it") {
+TEST_CASE("a head that needs half of the most gets all of it") {
     std::vector<float> need(200, 1.0f);
-    need[3] = 3.9f;
-    need[7] = 3.0f;
+    need[3] = 2.5f;
+    need[7] = 2.0f;
     need[8] = 100.0f;
     const std::vector<float> share = shares_of_need(need, 1, 100);
     CHECK(share[8] == doctest::Approx(kMostShare));
-    CHECK(share[3] == doctest::Approx(kMostShare));  // not 3.9 / 3.0 of the next
-    CHECK(share[7] < kNearlyMost * kMostShare);
-    CHECK(share[7] / share[0] == doctest::Approx(3));
+    CHECK(share[3] == doctest::Approx(kMostShare));  // not 2.5 / 2 of the next
+    CHECK(share[7] < kAllFrom * kMostShare);
+    CHECK(share[7] / share[0] == doctest::Approx(2));
     CHECK(std::accumulate(share.begin(), share.end(), 0.0) == doctest::Approx(200));
     // However far the others are behind.
     const std::vector<float> few =
@@ -152,4 +152,21 @@ TEST_CASE("a head that needs nearly the most gets all of it") {
     const std::vector<float> less = shares_of_need(need, 1, 2);
     CHECK(*std::max_element(less.begin(), less.end()) == doctest::Approx(2));
     CHECK(less[7] == doctest::Approx(2));
+}
+
+TEST_CASE("heads that get all take a third of the budget at most, those that need most first") {
+    std::vector<float> need(30, 0.5f);
+    for (size_t i = 0; i < 15; ++i) need[i] = 2.0f + 0.1f * static_cast<float>(i);
+    const std::vector<float> share = shares_of_need(need, 1, 2.5);
+    // All fifteen would get half of 2.5; four of them are a third of 30.
+    for (size_t i = 11; i < 15; ++i) CHECK(share[i] == doctest::Approx(2.5));
+    CHECK(share[10] / share[0] == doctest::Approx(1.5));
+    CHECK(share[20] == doctest::Approx(kLeastShare));
+    CHECK(std::accumulate(share.begin(), share.end(), 0.0) == doctest::Approx(30));
+    // Heads that hold the same tokens get all together, or not at all.
+    for (size_t i = 0; i < need.size(); ++i) need[i] = i < 4 ? 10.0f : 1.0f;
+    const std::vector<float> pairs = shares_of_need(need, 2, 4);
+    CHECK(pairs[0] == doctest::Approx(4));
+    CHECK(pairs[1] == doctest::Approx(4));
+    CHECK(pairs[2] == pairs[3]);
 }

@@ -71,6 +71,15 @@ def test_a2sf_keeps_what_streaming_loses(engine: a2sf.Engine, questions: list[Qu
     assert accuracy(engine, questions, a2sf.Eviction(policy="streaming", budget="25%")) <= 0.1
 
 
+def test_divided_heads_answer_from_little(engine: a2sf.Engine, questions: list[Question]) -> None:
+    """At 128 tokens, a sixteenth, most answers are still there: more than with equal heads."""
+    few = questions[:30]
+    divided = accuracy(engine, few, a2sf.Eviction(policy="a2sf", budget=128))
+    equal = a2sf.Eviction(policy="a2sf", budget=128, allocation="equal")
+    assert divided >= 0.75
+    assert divided > accuracy(engine, few, equal)
+
+
 def test_demo_of_readme(engine: a2sf.Engine) -> None:
     """README's example: right with the full cache and under a2sf, wrong under streaming."""
     prompt = (ROOT / "models" / "demo.txt").read_text(encoding="utf-8").removesuffix("\n")

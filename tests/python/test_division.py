@@ -55,7 +55,7 @@ def test_heads_that_look_far_back_get_more(engine: a2sf.Engine, ids: list[int]) 
             policy="streaming", budget=900, prefill="token", allocation=shares, sinks=4
         )
         lost.append(float((full - engine.score(text, eviction=near)).mean()))
-    assert np.argsort(lost)[-2:].tolist() == np.argsort(divided.ravel())[-2:].tolist()
+    assert set(np.argsort(lost)[-2:]) == set(np.argsort(divided.ravel())[-2:])
 
 
 def test_heads_are_measured_when_something_has_to_leave(

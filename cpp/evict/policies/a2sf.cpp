@@ -1,7 +1,8 @@
 // a2sf: accumulated attention with a forgetting factor (arXiv 2407.20485), with sinks and the
 // newest quarter of the budget protected, the budget divided among heads by what they need, and a
 // guard against losing what a chunk has just read. All but the score is this project's: protection
-// is what lets the factor rise, division what perplexity gains by, the guard what is found again.
+// is what lets the factor rise, division what perplexity gains by, division and guard what is found
+// again.
 #include "evict/policy.h"
 
 namespace a2sf {

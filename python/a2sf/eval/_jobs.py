@@ -16,7 +16,7 @@ from .._core import Error, OptionError
 from .._options import Eviction
 
 Json = Any  # what json.dumps takes
-FORMAT = 2  # part of every key: raised when results of the same options would no longer compare
+FORMAT = 3  # part of every key: raised when results of the same options would no longer compare
 
 # Options that a preset has under other names.
 GIVEN_AS = {"recent_tokens": "recent", "recent_share": "recent"}
