@@ -1,9 +1,9 @@
 // The operations that a device implements. The decoder is written in these and in nothing else.
 //
-// Pointers in views are device pointers; only copy_to_host and copy_to_device cross over. What has
-// an element per slot but is no K or V (positions, scores, places, similarities) lies in memory
-// that host and device share. What has one per token or per head of a call is the host's, and read
-// before the call returns: ids, positions of queries, query weights, new slots, first, live.
+// Pointers in views are device pointers; only copy_to_host, copy_to_device and put cross over.
+// Places and similarities of slots lie in memory that host and device share. What has an element
+// per token or per head of a call is the host's, and read before the call returns: ids, positions
+// of queries, query weights, new slots, first, live.
 // Operations of one backend run in order. Arguments are trusted: the model and the session
 // validated them. A backend belongs to one session (its threads and scratch do not serve two at
 // once).
@@ -103,6 +103,24 @@ constexpr bool can_store(KvType type, size_t head_dim) {
 size_t kv_row_bytes(KvType type, size_t head_dim);
 const char *name_of(KvType type);
 
+// What a device that hands out slots itself (Backend::keeps_slots) knows of a layer's heads between
+// the steps of a text that grows by one token at a time. Device memory; [n_kv_heads] but for `pos`
+// and `scores`, which are as KvSlots::at says.
+struct KeptSlots {
+    const size_t *first = nullptr;      // KvSlots::at
+    const uint32_t *budget = nullptr;   // of live slots
+    const int32_t *n_recent = nullptr;  // newest tokens that stay
+    uint32_t *slot = nullptr;           // of the next token
+    uint32_t *live = nullptr;           // slots [0, live) are in use once it is stored
+    int32_t *next_pos = nullptr;        // its position
+    int32_t *pos = nullptr;
+    float *scores = nullptr;              // null where attention adds to none
+    const float *query_weight = nullptr;  // [1], of the next token
+    bool by_age = false;                  // the oldest leaves, not the lowest score
+    int32_t first_pos = 0;                // tokens before it stay
+    size_t most_live = 0;                 // in any head, whatever the step
+};
+
 // One layer's slots. k and v: rows of kv_row_bytes(type, head_dim), those of head h from row at(h)
 // on; so are positions, scores and places. [n_kv_heads, capacity] where heads have the same room.
 struct KvSlots {
@@ -112,7 +130,8 @@ struct KvSlots {
     size_t capacity = 0;
     void *k = nullptr;
     void *v = nullptr;
-    const size_t *first = nullptr;  // [n_kv_heads] where they have not
+    const size_t *first = nullptr;    // [n_kv_heads] where they have not
+    const KeptSlots *kept = nullptr;  // where the device hands them out
 
     size_t at(size_t head) const { return first == nullptr ? head * capacity : first[head]; }
 };
@@ -146,6 +165,7 @@ struct AttentionArgs {
     KvSlots slots;
     const int32_t *pos = nullptr;    // as KvSlots::at says
     const uint32_t *live = nullptr;  // [n_kv_heads]: slots [0, live) are in use
+    // With slots.kept, query_pos, live and the lanes' query_weight are not looked at.
     KeyTurns turns;
     size_t n_heads = 0;
     int32_t window = 0;
@@ -192,6 +212,11 @@ class Backend {
     virtual std::unique_ptr<DeviceMemory> upload(std::span<const std::byte> bytes) = 0;
     virtual void copy_to_host(void *host, const void *device, size_t n_bytes) = 0;
     virtual void copy_to_device(void *device, const void *host, size_t n_bytes) = 0;
+    // The same, without waiting for anything: what is the host's may change at once, and operations
+    // asked for later find the copy.
+    virtual void put(void *device, const void *host, size_t n_bytes) {
+        copy_to_device(device, host, n_bytes);
+    }
 
     // What operations have taken for themselves so far and keep for the next ones.
     virtual size_t scratch_bytes() const = 0;
@@ -225,7 +250,13 @@ class Backend {
     virtual void rope(RopeStyle style, size_t head_dim, Matrix<const float> angles,
                       Matrix<float> x) = 0;
 
-    // Stores rows i of k and v [m, n_kv_heads * head_dim] into slot[h * m + i] of head h.
+    // Whether the device can hand out slots and choose who leaves, so that decoding need not wait
+    // for it: KvSlots::kept may then be given, and memory of the host is none of the device's.
+    virtual bool keeps_slots() const { return false; }
+
+    // Stores rows i of k and v [m, n_kv_heads * head_dim] into slot[h * m + i] of head h. With
+    // slots.kept m is 1, the slot is the kept one, and the token gets its position and a score of 0
+    // there.
     virtual void kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
                           const uint32_t *slot) = 0;
 
@@ -240,6 +271,11 @@ class Backend {
     // only the general way can tell. victim [n_kv_heads], host memory.
     static constexpr int32_t kNoVictim = -1;
     virtual void lowest(const LowestArgs &args, int32_t *victim) = 0;
+
+    // After the attention of a token in kept slots: a head that holds more than its budget loses
+    // the token that select_victims would choose (evict/select.h), not-a-number first, and the next
+    // token will take its slot; in other heads it takes one more.
+    virtual void free_slots(const KvSlots &) {}
 
     // similarity[h][s] = cosine of key s and the mean of head h's live keys (arXiv 2504.15364);
     // 0 where either has no length. live [n_kv_heads]; similarity as KvSlots::at says.

@@ -8,12 +8,6 @@
 
 namespace a2sf {
 
-namespace {
-
-constexpr size_t kMostBytes = size_t{1} << 46;  // half of what a process can address
-
-}  // namespace
-
 Cache::Cache(Backend &backend, const CacheShape &shape)
     : backend_(backend),
       shape_(shape),
@@ -24,17 +18,29 @@ Cache::Cache(Backend &backend, const CacheShape &shape)
       live_(shape.n_kv_heads),
       victim_(shape.n_kv_heads),
       last_pos_(shape.n_kv_heads),
-      views_(shape.n_kv_heads) {
+      views_(shape.n_kv_heads),
+      layers_(shape.n_layers),
+      kept_(shape.n_layers) {
     config_.policy = &find_policy("full");
+    if (!backend.keeps_slots()) return;
+    const char *what = "slots that the device keeps";
+    kept_first_ = MirroredArray<size_t>(backend, heads_.size(), what);
+    for (auto *words : {&kept_budget_, &kept_slot_, &kept_live_}) {
+        *words = MirroredArray<uint32_t>(backend, heads_.size(), what);
+    }
+    for (auto *positions : {&kept_recent_, &kept_pos_}) {
+        *positions = MirroredArray<int32_t>(backend, heads_.size(), what);
+    }
+    kept_weight_ = MirroredArray<float>(backend, shape.n_layers, what);
 }
 
 void Cache::configure(const EvictionConfig &config) {
     const size_t n_lanes = config.policy->n_lanes();
-    backend_.wait();
+    recall_all();
     std::vector<HeadBudget> budgets = head_budgets(config, heads_.size());
     if (n_lanes != this->n_lanes()) {
         const size_t step = n_lanes * shape_.n_kv_heads * capacity_;
-        SharedArray<float> scores(backend_, n_lanes * first_.back(), "scores of the KV cache");
+        MirroredArray<float> scores(backend_, n_lanes * first_.back(), "scores of the KV cache");
         aged_scores_ = Buffer<float>(step, "eviction scratch");
         scores_ = std::move(scores);
     }
@@ -51,7 +57,10 @@ void Cache::divide(std::vector<float> allocation) {
         evict(layer);
         for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
             const size_t index = head_index(layer, head);
-            if (heads_[index].n_holes > 0) close_holes(layer, head);
+            if (heads_[index].n_holes > 0) {
+                close_holes(layer, head);
+                publish(layer, head, 0);
+            }
             room[index] = std::min(first_[index + 1] - first_[index], head_budgets_[index].budget);
         }
     }
@@ -68,138 +77,19 @@ size_t Cache::most_budget() const {
     return most;
 }
 
-// Slots that a head is to have, those it has included.
-size_t Cache::wanted_room(size_t index, size_t capacity, size_t extra) const {
-    const size_t room = first_[index + 1] - first_[index];
-    if (config_.allocation.empty()) return std::max(room, capacity);
-    const Head &head = heads_[index];
-    const size_t most = std::max<size_t>(head_budgets_[index].budget, head.live);
-    return std::max(room, std::min(capacity, most + extra));
-}
-
-bool Cache::has_room(size_t capacity, size_t extra) const {
-    for (size_t i = 0; i < heads_.size(); ++i) {
-        if (wanted_room(i, capacity, extra) > first_[i + 1] - first_[i]) return false;
-    }
-    return true;
-}
-
-CacheRoom Cache::room_for(size_t capacity, size_t extra) const {
-    CacheRoom room;
-    size_t total = 0;
-    for (size_t i = 0; i < heads_.size(); ++i) {
-        const size_t wanted = wanted_room(i, capacity, extra);
-        total += wanted;
-        room.most = std::max(room.most, wanted);
-    }
-    room.mean = (total + heads_.size() - 1) / heads_.size();
-    return room;
-}
-
-void Cache::reserve(size_t capacity, size_t extra) {
-    const size_t n_bytes = 2 * kv_row_bytes(shape_.type, shape_.head_dim);
-    if (capacity > kMostBytes / n_bytes / heads_.size()) {
-        throw DeviceError(str("KV cache: room for ", capacity, " tokens wanted in ", heads_.size(),
-                              " heads of ", n_bytes, " bytes, more than any machine has"));
-    }
-    std::vector<size_t> room(heads_.size());
-    for (size_t i = 0; i < room.size(); ++i) room[i] = wanted_room(i, capacity, extra);
-    grow(room);
-}
-
-// room: slots of each head, no fewer than are in use. Nothing is done where it has as many.
-void Cache::grow(std::span<const size_t> room) {
-    const size_t n_heads = heads_.size(), n_kv_heads = shape_.n_kv_heads;
-    const size_t row = kv_row_bytes(shape_.type, shape_.head_dim);
-    std::vector<size_t> first(n_heads + 1), first_in_layer(n_heads);
-    for (size_t i = 0; i < n_heads; ++i) {
-        first[i + 1] = first[i] + room[i];
-        first_in_layer[i] = first[i] - first[i - i % n_kv_heads];
-    }
-    if (first == first_) return;
-    const size_t capacity = *std::max_element(room.begin(), room.end());
-    backend_.wait();
-    allocate_scratch(capacity);
-    const auto grown_rows = [&](const std::unique_ptr<DeviceMemory> &memory, const char *what) {
-        auto larger = backend_.allocate(first[n_heads] * row, what);
-        for (size_t i = 0; i < n_heads && memory; ++i) {
-            const Head &head = heads_[i];
-            backend_.copy_to_device(static_cast<std::byte *>(larger->data()) + first[i] * row,
-                                    static_cast<std::byte *>(memory->data()) + first_[i] * row,
-                                    (head.live + head.n_holes) * row);
-        }
-        return larger;
-    };
-    const auto grown = [&](const auto &array, auto larger) {
-        for (size_t i = 0; i < n_heads; ++i) {
-            std::copy_n(array.data() + first_[i], std::min(first_[i + 1] - first_[i], room[i]),
-                        larger.data() + first[i]);
-        }
-        return larger;
-    };
-    const size_t n_slots = first[n_heads];
-    auto k = grown_rows(k_, "keys of the KV cache");
-    auto v = grown_rows(v_, "values of the KV cache");
-    auto pos = grown(pos_, SharedArray<int32_t>(backend_, n_slots, "positions of the KV cache"));
-    auto order = grown(order_, Buffer<uint32_t>(n_slots, "order of the KV cache"));
-    auto holes = grown(holes_, Buffer<uint32_t>(n_slots, "holes of the KV cache"));
-    SharedArray<float> scores(backend_, n_lanes() * n_slots, "scores of the KV cache");
-    for (size_t i = 0; i < n_heads; ++i) {
-        const size_t layer = i / n_kv_heads, begin = first[layer * n_kv_heads];
-        const size_t n = first[(layer + 1) * n_kv_heads] - begin;
-        for (size_t lane = 0; lane < n_lanes(); ++lane) {
-            std::copy_n(score_row(layer, lane, i % n_kv_heads),
-                        std::min(first_[i + 1] - first_[i], room[i]),
-                        scores.data() + n_lanes() * begin + lane * n + first_in_layer[i]);
-        }
-    }
-    // All there is room for: from here on nothing fails.
-    k_ = std::move(k);
-    v_ = std::move(v);
-    pos_ = std::move(pos);
-    order_ = std::move(order);
-    holes_ = std::move(holes);
-    scores_ = std::move(scores);
-    first_ = std::move(first);
-    first_in_layer_ = std::move(first_in_layer);
-    capacity_ = capacity;
-}
-
-// Nothing in it outlives a step, so that it may be larger than the cache.
-void Cache::allocate_scratch(size_t capacity) {
-    const size_t step = shape_.n_kv_heads * capacity;
-    new_slots_ = Buffer<uint32_t>(step, "eviction scratch");
-    place_ = SharedArray<int32_t>(backend_, step, "eviction scratch");
-    query_weight_ = Buffer<float>(kMaxScoreLanes * capacity, "eviction scratch");
-    aged_pos_ = Buffer<int32_t>(step, "eviction scratch");
-    aged_scores_ = Buffer<float>(n_lanes() * step, "eviction scratch");
-    similarity_ = SharedArray<float>(backend_, step, "eviction scratch");
-    aged_similarity_ = Buffer<float>(step, "eviction scratch");
-    rank_ = Buffer<float>(step, "eviction scratch");
-    rank_scratch_ = Buffer<float>(capacity, "eviction scratch");
-    victims_ = Buffer<uint32_t>(step, "eviction scratch");
-    keys_ = Buffer<uint64_t>(step, "eviction scratch");
-}
-
-SlotBytes Cache::slot_bytes(const CacheShape &shape, size_t n_lanes) {
-    const size_t row = kv_row_bytes(shape.type, shape.head_dim);
-    const size_t lanes = n_lanes * sizeof(float);
-    // K, V; positions, order, holes, scores.
-    const size_t kept = 2 * row + 3 * sizeof(uint32_t) + lanes;
-    // New slots, places, aged positions and scores, both similarities, ranks, victims, keys.
-    const size_t scratch = 7 * sizeof(uint32_t) + lanes + sizeof(uint64_t);
-    // Query weights and the scratch of ranks, which heads share.
-    const size_t shared = (kMaxScoreLanes + 1) * sizeof(float);
-    return {shape.n_kv_heads * shape.n_layers * kept, shape.n_kv_heads * scratch + shared};
-}
-
 void Cache::clear() {
     std::fill(heads_.begin(), heads_.end(), Head{});
+    std::fill(layers_.begin(), layers_.end(), Layer{});
     n_evicted_ = 0;
 }
 
 std::span<const uint32_t> Cache::append(size_t layer, int32_t first_pos, size_t m) {
-    backend_.wait();
+    if (m == 1 && append_kept(layer, first_pos)) return {};
+    recall(layer);
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        const Head &state = heads_[head_index(layer, head)];
+        live_[head] = state.n_holes > 0 ? 0 : state.live;  // slots behind it will change
+    }
     const auto one = [&](size_t head) {
         append_head(layer, head, first_pos, m, new_slots_.data() + head * m);
     };
@@ -208,6 +98,7 @@ std::span<const uint32_t> Cache::append(size_t layer, int32_t first_pos, size_t 
     } else {
         for (size_t head = 0; head < shape_.n_kv_heads; ++head) one(head);
     }
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) publish(layer, head, live_[head]);
     return {new_slots_.data(), shape_.n_kv_heads * m};
 }
 
@@ -221,7 +112,7 @@ void Cache::append_head(size_t layer, size_t head, int32_t first_pos, size_t m, 
         const uint32_t next =
             state.n_holes > 0 ? holes_[base + --state.n_holes] : state.live + state.n_holes;
         slot[i] = next;
-        pos_[base + next] = first_pos + static_cast<int32_t>(i);
+        pos_.host()[base + next] = first_pos + static_cast<int32_t>(i);
         order_[base + state.live] = next;
         for (size_t lane = 0; lane < n_lanes(); ++lane) score_row(layer, lane, head)[next] = 0.0f;
         ++state.live;
@@ -259,7 +150,7 @@ void Cache::close_holes(size_t layer, size_t head) {
 void Cache::move_slot(size_t layer, size_t head, uint32_t from, uint32_t to) {
     const size_t base = slot_index(layer, head);
     backend_.kv_move(slots(layer), head, from, to);
-    pos_[base + to] = pos_[base + from];
+    pos_.host()[base + to] = pos_.host()[base + from];
     for (size_t lane = 0; lane < n_lanes(); ++lane) {
         float *scores = score_row(layer, lane, head);
         scores[to] = scores[from];
@@ -274,12 +165,13 @@ KvSlots Cache::slots(size_t layer) const {
             capacity_,
             static_cast<std::byte *>(k_->data()) + offset,
             static_cast<std::byte *>(v_->data()) + offset,
-            first_in_layer_.data() + head_index(layer, 0)};
+            first_in_layer_.data() + head_index(layer, 0),
+            layers_[layer].kept ? &kept_[layer] : nullptr};
 }
 
 void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
     args.slots = slots(layer);
-    args.pos = pos_.data() + layer_index(layer);
+    args.pos = pos_.device() + layer_index(layer);
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         live_[head] = heads_[head_index(layer, head)].live;
     }
@@ -289,12 +181,14 @@ void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
         float *weight = query_weight_.data() + lane * capacity_;
         lanes_[lane].decay = config_.policy->query_weights(config_, lane, {weight, m});
         lanes_[lane].query_weight = weight;
-        lanes_[lane].scores = score_row(layer, lane, 0);
+        lanes_[lane].scores = scores_.device() + score_index(layer, lane, 0);
     }
+    layers_[layer].scored = n_lanes() > 0;
     args.lanes = {lanes_, n_lanes()};
 }
 
 void Cache::bind_places(size_t layer, AttentionArgs &args) {
+    backend_.wait();  // the layer before may still read its places
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         const uint32_t *order = order_.data() + slot_index(layer, head);
         int32_t *place = place_.data() + first_in_layer_[head_index(layer, head)];
@@ -307,6 +201,7 @@ void Cache::bind_places(size_t layer, AttentionArgs &args) {
 
 void Cache::evict(size_t layer) {
     const size_t n_heads = shape_.n_kv_heads;
+    if (layers_[layer].kept) return evict_kept(layer);
     if (!config_.evicts()) return;
     size_t most_over = 0;
     for (size_t head = 0; head < n_heads; ++head) {
@@ -351,34 +246,36 @@ void Cache::guard(size_t layer, Matrix<float> rank) {
     });
 }
 
+// Whether a token that leaves alone is found by what lies in its slot and no other.
+bool Cache::ranks_in_place() const {
+    return config_.policy->ranking() != Ranking::Own && config_.pooling <= 1 &&
+           config_.scope == Scope::Head && !config_.pins_behind_sinks();
+}
+
 // The steady state of decoding: at most one token too many in each head, and ranks that can be read
 // where they lie. False where that does not hold.
 bool Cache::evict_one_each(size_t layer) {
     const size_t n_heads = shape_.n_kv_heads;
-    const Ranking ranking = config_.policy->ranking();
-    if (ranking == Ranking::Own || config_.pooling > 1 || config_.scope == Scope::Layer ||
-        config_.pins_behind_sinks()) {
-        return false;
-    }
+    if (!ranks_in_place()) return false;
     for (size_t head = 0; head < n_heads; ++head) {
         const uint32_t n_live = heads_[head_index(layer, head)].live;
         live_[head] = n_live > budget(layer, head) ? n_live : 0;  // 0: nothing leaves
         if (live_[head] == 0) continue;
         const size_t base = slot_index(layer, head);
-        const int32_t newest = pos_[base + order_[base + live_[head] - 1]];
+        const int32_t newest = pos_.host()[base + order_[base + live_[head] - 1]];
         last_pos_[head] = newest - static_cast<int32_t>(n_recent(layer, head));
     }
-    if (ranking == Ranking::Age) {
+    if (config_.policy->ranking() == Ranking::Age) {
         for (size_t head = 0; head < n_heads; ++head) {
             if (live_[head] == 0) continue;
             const size_t base = slot_index(layer, head);
-            victim_[head] = pos_[base + *find_pos(layer, head, config_.n_sinks)];
+            victim_[head] = pos_.host()[base + *find_pos(layer, head, config_.n_sinks)];
         }
     } else {
         LowestArgs args;
         args.slots = slots(layer);
-        args.scores = score_row(layer, 0, 0);
-        args.pos = pos_.data() + layer_index(layer);
+        args.scores = scores_.device() + score_index(layer, 0, 0);
+        args.pos = pos_.device() + layer_index(layer);
         args.live = live_.data();
         args.first_pos = static_cast<int32_t>(config_.n_sinks);
         args.last_pos = last_pos_.data();
@@ -401,7 +298,7 @@ uint32_t *Cache::find_pos(size_t layer, size_t head, size_t pos) {
     uint32_t *first = order_.data() + base;
     return std::lower_bound(
         first, first + heads_[head_index(layer, head)].live, static_cast<int64_t>(pos),
-        [&](uint32_t slot, int64_t wanted) { return pos_[base + slot] < wanted; });
+        [&](uint32_t slot, int64_t wanted) { return pos_.host()[base + slot] < wanted; });
 }
 
 void Cache::remove_pos(size_t layer, size_t head, int32_t pos) {
@@ -418,6 +315,7 @@ void Cache::gather_views(size_t layer, bool similar) {
         live_[head] = heads_[head_index(layer, head)].live;
     }
     if (similar) backend_.key_similarity(slots(layer), live_.data(), similarity_.data());
+    recall(layer);
     backend_.wait();
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         const size_t n_live = live_[head];
@@ -428,7 +326,7 @@ void Cache::gather_views(size_t layer, bool similar) {
             return std::span<const T>(aged, n_live);
         };
         HeadView &view = views_[head];
-        view.pos = gather(pos_.data() + slot_index(layer, head), aged_pos_.data() + row);
+        view.pos = gather(pos_.host() + slot_index(layer, head), aged_pos_.data() + row);
         for (size_t lane = 0; lane < n_lanes(); ++lane) {
             float *aged = aged_scores_.data() + (lane * shape_.n_kv_heads + head) * capacity_;
             view.score[lane] = gather(score_row(layer, lane, head), aged);
@@ -471,16 +369,17 @@ size_t Cache::mean_live() const {
 }
 
 std::vector<int32_t> Cache::positions(size_t layer, size_t head) const {
+    recall(layer);
     const size_t base = slot_index(layer, head);
     std::vector<int32_t> result(live(layer, head));
-    for (size_t i = 0; i < result.size(); ++i) result[i] = pos_[base + order_[base + i]];
+    for (size_t i = 0; i < result.size(); ++i) result[i] = pos_.host()[base + order_[base + i]];
     return result;
 }
 
 std::vector<float> Cache::scores(size_t layer, size_t head, size_t lane) const {
     std::vector<float> result(live(layer, head), 0.0f);
     if (lane >= n_lanes()) return result;
-    backend_.wait();
+    recall(layer);
     const uint32_t *order = order_.data() + slot_index(layer, head);
     for (size_t i = 0; i < result.size(); ++i) result[i] = score_row(layer, lane, head)[order[i]];
     return result;

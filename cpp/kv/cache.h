@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/mirrored_array.h"
 #include "backend/shared_array.h"
 #include "base/buffer.h"
 #include "base/bytes.h"
@@ -43,6 +44,10 @@ struct SlotBytes {
 // Slots [0, live) of a head are in use while attention runs. An eviction leaves holes among them,
 // which the next append fills first, in place; holes that are left over are closed by moving the
 // highest slots down, so that steady decoding never moves anything.
+//
+// Where the device keeps slots (Backend::keeps_slots), it also stores, chooses and evicts while a
+// text grows token by token: the host counts, and asks where tokens are only when it must know
+// (device_steps.cpp).
 class Cache {
   public:
     Cache(Backend &backend, const CacheShape &shape);
@@ -89,7 +94,8 @@ class Cache {
     void load(ByteReader &in, size_t n_tokens);
 
     // Gives the tokens at positions [first_pos, first_pos + m) a slot in every head of a layer and
-    // scores of zero. Returns the slots, [n_kv_heads, m], valid until the next call.
+    // scores of zero. Returns the slots, [n_kv_heads, m], valid until the next call; none where
+    // slots() says that the device chooses.
     std::span<const uint32_t> append(size_t layer, int32_t first_pos, size_t m);
 
     // Fills in the cache's part of an attention over m new queries: slots, positions, score lanes;
@@ -123,8 +129,27 @@ class Cache {
         uint32_t n_holes = 0;
     };
 
+    // Of a layer: what the host does not know.
+    struct Layer {
+        bool kept = false;      // where tokens are; order_ and holes_ are of the past
+        bool appended = false;  // kept, and a token has come for which none has left yet
+        bool scored = false;    // scores
+        int32_t next_pos = 0;   // kept: of the next token
+    };
+
+    bool append_kept(size_t layer, int32_t pos);
+    bool can_keep(size_t layer) const;
+    void keep(size_t layer, int32_t pos);
+    void evict_kept(size_t layer);
+    void recall(size_t layer) const;
+    void recall_order(size_t layer) const;
+    void recall_all() const;
+    void publish(size_t layer, size_t head, uint32_t first_slot);
+    bool ranks_in_place() const;
     size_t wanted_room(size_t index, size_t capacity, size_t extra) const;
     void grow(std::span<const size_t> room);
+    std::unique_ptr<DeviceMemory> grown_rows(const std::unique_ptr<DeviceMemory> &memory,
+                                             std::span<const size_t> first, const char *what) const;
     size_t head_index(size_t layer, size_t head) const { return layer * shape_.n_kv_heads + head; }
     void save_head(size_t index, ByteWriter &out, std::span<std::byte> rows) const;
     void load_head(size_t index, ByteReader &in, size_t n_tokens, std::span<std::byte> rows);
@@ -144,9 +169,13 @@ class Cache {
     size_t slot_index(size_t layer, size_t head) const { return first_[head_index(layer, head)]; }
     void remove(size_t layer, size_t head, std::span<const uint32_t> victims);
     size_t n_lanes() const { return config_.policy == nullptr ? 0 : config_.policy->n_lanes(); }
-    float *score_row(size_t layer, size_t lane, size_t head) const {
+    size_t score_index(size_t layer, size_t lane, size_t head) const {
         const size_t begin = layer_index(layer), n = layer_index(layer + 1) - begin;
-        return scores_.data() + n_lanes() * begin + lane * n + slot_index(layer, head) - begin;
+        return n_lanes() * begin + lane * n + slot_index(layer, head) - begin;
+    }
+    // The host's.
+    float *score_row(size_t layer, size_t lane, size_t head) const {
+        return scores_.host() + score_index(layer, lane, head);
     }
 
     Backend &backend_;
@@ -163,8 +192,8 @@ class Cache {
     std::vector<uint32_t> live_;          // [n_kv_heads], for AttentionArgs
     std::unique_ptr<DeviceMemory> k_;     // by head: rows
     std::unique_ptr<DeviceMemory> v_;     // the same
-    SharedArray<int32_t> pos_;            // by head: positions of slots
-    SharedArray<float> scores_;           // [n_layers, n_lanes], then by head: of slots
+    MirroredArray<int32_t> pos_;          // by head: positions of slots
+    MirroredArray<float> scores_;         // [n_layers, n_lanes], then by head: of slots
     Buffer<uint32_t> order_;              // by head: slots, oldest first
     Buffer<uint32_t> holes_;              // by head: slots
     // Scratch of one step.
@@ -183,6 +212,14 @@ class Cache {
     std::vector<int32_t> victim_;    // [n_kv_heads], positions
     std::vector<int32_t> last_pos_;  // [n_kv_heads], for LowestArgs
     std::vector<HeadView> views_;    // [n_kv_heads]
+    // Of slots that the device hands out; the arrays [n_layers * n_kv_heads], as KeptSlots has
+    // them.
+    mutable std::vector<Layer> layers_;  // [n_layers]
+    std::vector<KeptSlots> kept_;        // [n_layers]
+    MirroredArray<size_t> kept_first_;
+    MirroredArray<uint32_t> kept_budget_, kept_slot_, kept_live_;
+    MirroredArray<int32_t> kept_recent_, kept_pos_;
+    MirroredArray<float> kept_weight_;  // [n_layers]
 };
 
 }  // namespace a2sf

@@ -27,7 +27,7 @@ void each_live(std::span<const uint32_t> holes, size_t top, const Body &body) {
 }  // namespace
 
 void Cache::save(ByteWriter &out) const {
-    backend_.wait();
+    recall_all();
     out.put<uint64_t>(n_evicted_);
     size_t most = 0;
     for (const Head &head : heads_) {
@@ -47,7 +47,7 @@ void Cache::save_head(size_t index, ByteWriter &out, std::span<std::byte> rows) 
     const std::span<const uint32_t> holes(holes_.data() + base, head.n_holes);
     out.put_all(std::span<const uint32_t>(order_.data() + base, head.live));
     out.put_all(holes);
-    each_live(holes, top, [&](size_t, size_t slot) { out.put(pos_[base + slot]); });
+    each_live(holes, top, [&](size_t, size_t slot) { out.put(pos_.host()[base + slot]); });
     for (size_t lane = 0; lane < n_lanes(); ++lane) {
         const float *scores = score_row(layer, lane, within);
         each_live(holes, top, [&](size_t, size_t slot) { out.put(scores[slot]); });
@@ -95,6 +95,7 @@ void Cache::load(ByteReader &in, size_t n_tokens) {
     for (size_t index = 0; index < heads.size(); ++index) {
         heads_[index] = heads[index];
         load_head(index, in, n_tokens, rows);
+        publish(index / shape_.n_kv_heads, index % shape_.n_kv_heads, 0);
     }
 }
 
@@ -107,8 +108,9 @@ void Cache::load_head(size_t index, ByteReader &in, size_t n_tokens, std::span<s
     in.get_all(std::span(order_.data() + base, head.live), "order of slots");
     in.get_all(holes, "holes");
     check_slots(index, in);
-    each_live(holes, top,
-              [&](size_t, size_t slot) { pos_[base + slot] = in.get<int32_t>("positions"); });
+    each_live(holes, top, [&](size_t, size_t slot) {
+        pos_.host()[base + slot] = in.get<int32_t>("positions");
+    });
     check_positions(index, in, n_tokens);
     for (size_t lane = 0; lane < n_lanes(); ++lane) {
         float *scores = score_row(layer, lane, within);
@@ -145,7 +147,7 @@ void Cache::check_positions(size_t index, const ByteReader &in, size_t n_tokens)
     const size_t base = first_[index];
     int64_t before = -1;
     for (size_t i = 0; i < head.live; ++i) {
-        const int32_t pos = pos_[base + order_[base + i]];
+        const int32_t pos = pos_.host()[base + order_[base + i]];
         if (pos <= before || static_cast<size_t>(pos) >= n_tokens) {
             in.fail("positions: rising ones below ", n_tokens, " expected, found ", pos, " after ",
                     before);

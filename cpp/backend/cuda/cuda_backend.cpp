@@ -87,6 +87,10 @@ void CudaBackend::copy_to_device(void *device, const void *host, size_t n_bytes)
     wait();
 }
 
+void CudaBackend::put(void *device, const void *host, size_t n_bytes) {
+    staging_.copy_to(device, host, n_bytes);
+}
+
 // On the GPU, where the cache is too.
 size_t CudaBackend::scratch_bytes() const {
     size_t total = 0;
@@ -135,6 +139,10 @@ const size_t *CudaBackend::stage_first(const KvSlots &slots) {
 void CudaBackend::kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
                            const uint32_t *slot) {
     if (is_empty(k)) return;
+    if (slots.kept != nullptr) {
+        cuda_kv_write(stream_.handle, slots, slots.kept->first, k, v, slots.kept->slot);
+        return;
+    }
     const size_t *first = stage_first(slots);
     const std::span<const uint32_t> wanted(slot, slots.n_kv_heads * k.rows);
     cuda_kv_write(stream_.handle, slots, first, k, v, staging_.copy(wanted));
@@ -170,12 +178,21 @@ void CudaBackend::attention_of(const AttentionArgs &args) {
     }
     CudaAttention job;
     job.args = &args;
-    job.longest = *std::max_element(args.live, args.live + slots.n_kv_heads);
-    job.first = stage_first(slots);
-    job.live = staging_.copy(std::span(args.live, slots.n_kv_heads));
-    job.query_pos = staging_.copy(std::span(args.query_pos, m));
-    for (size_t lane = args.lanes.size(); lane-- > 0;) {
-        job.query_weight[lane] = staging_.copy(std::span(args.lanes[lane].query_weight, m));
+    if (slots.kept != nullptr) {
+        // Blocks for as many slots as there may be: those behind the live ones do nothing.
+        job.longest = slots.kept->most_live;
+        job.first = slots.kept->first;
+        job.live = slots.kept->live;
+        job.query_pos = slots.kept->next_pos;
+        job.query_weight[0] = slots.kept->query_weight;
+    } else {
+        job.longest = *std::max_element(args.live, args.live + slots.n_kv_heads);
+        job.first = stage_first(slots);
+        job.live = staging_.copy(std::span(args.live, slots.n_kv_heads));
+        job.query_pos = staging_.copy(std::span(args.query_pos, m));
+        for (size_t lane = args.lanes.size(); lane-- > 0;) {
+            job.query_weight[lane] = staging_.copy(std::span(args.lanes[lane].query_weight, m));
+        }
     }
     job.workspace = reserve<float>(attention_, cuda_attention_workspace(args, job.longest));
     cuda_attention(stream_.handle, job);
@@ -193,6 +210,10 @@ void CudaBackend::lowest(const LowestArgs &args, int32_t *victim) {
     cuda_lowest(stream_.handle, args, first, live, last_pos, found);
     wait();
     std::memcpy(victim, found, n * sizeof(int32_t));
+}
+
+void CudaBackend::free_slots(const KvSlots &slots) {
+    cuda_free_slots(stream_.handle, slots.n_kv_heads, *slots.kept);
 }
 
 void CudaBackend::key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) {

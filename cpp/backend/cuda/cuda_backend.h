@@ -31,6 +31,7 @@ class CudaBackend final : public Backend {
     std::unique_ptr<DeviceMemory> upload(std::span<const std::byte> bytes) override;
     void copy_to_host(void *host, const void *device, size_t n_bytes) override;
     void copy_to_device(void *device, const void *host, size_t n_bytes) override;
+    void put(void *device, const void *host, size_t n_bytes) override;
     void wait() override;
 
     void embed(const Weight &table, std::span<const int32_t> ids, float scale,
@@ -43,11 +44,13 @@ class CudaBackend final : public Backend {
                      float magnitude, Matrix<float> angles) override;
     void rope(RopeStyle style, size_t head_dim, Matrix<const float> angles,
               Matrix<float> x) override;
+    bool keeps_slots() const override { return true; }
     void kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
                   const uint32_t *slot) override;
     void kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) override;
     void attention(std::span<const AttentionArgs> all) override;
     void lowest(const LowestArgs &args, int32_t *victim) override;
+    void free_slots(const KvSlots &slots) override;
     void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) override;
     MachinePeaks measure_peaks() override;
     size_t scratch_bytes() const override;

@@ -45,7 +45,7 @@ void cuda_rope_angles(cudaStream_t stream, const int32_t *pos, const float *freq
 void cuda_rope(cudaStream_t stream, RopeStyle style, size_t head_dim, Matrix<const float> angles,
                Matrix<float> x);
 
-// first [n_kv_heads]: what KvSlots::at gives.
+// first [n_kv_heads]: what KvSlots::at gives. slot [n_kv_heads, k.rows].
 void cuda_kv_write(cudaStream_t stream, const KvSlots &slots, const size_t *first,
                    Matrix<const float> k, Matrix<const float> v, const uint32_t *slot);
 
@@ -72,6 +72,9 @@ constexpr uint32_t kGgmlF32 = 0;
 // victim [n_kv_heads].
 void cuda_lowest(cudaStream_t stream, const LowestArgs &args, const size_t *first,
                  const uint32_t *live, const int32_t *last_pos, int32_t *victim);
+
+// Backend::free_slots.
+void cuda_free_slots(cudaStream_t stream, size_t n_kv_heads, const KeptSlots &kept);
 
 void cuda_key_similarity(cudaStream_t stream, const KvSlots &slots, const size_t *first,
                          const uint32_t *live, float *similarity);

@@ -52,7 +52,8 @@ SharedMemory::~SharedMemory() {
     if (data_ != nullptr) cudaFreeHost(data_);
 }
 
-const void *Staging::copy_bytes(const void *from, size_t n_bytes) {
+// Where in the ring n_bytes fit.
+size_t Staging::take(size_t n_bytes) {
     const size_t room = (n_bytes + kAlignment - 1) / kAlignment * kAlignment;
     if (!host_ || used_ + room > host_->n_bytes()) {
         // Once around: what was copied before must have been read.
@@ -67,14 +68,31 @@ const void *Staging::copy_bytes(const void *from, size_t n_bytes) {
             host_ = std::move(host);
         }
     }
-    auto *host = static_cast<std::byte *>(host_->data()) + used_;
-    auto *device = static_cast<std::byte *>(device_->data()) + used_;
     used_ += room;
+    return used_ - room;
+}
+
+const void *Staging::copy_bytes(const void *from, size_t n_bytes) {
+    const size_t at = take(n_bytes);
+    auto *host = static_cast<std::byte *>(host_->data()) + at;
+    auto *device = static_cast<std::byte *>(device_->data()) + at;
     if (n_bytes == 0) return device;
     std::memcpy(host, from, n_bytes);
     check_cuda(cudaMemcpyAsync(device, host, n_bytes, cudaMemcpyHostToDevice, stream_),
                "copying arguments");
     return device;
+}
+
+void Staging::copy_to(void *to, const void *from, size_t n_bytes) {
+    for (size_t done = 0; done < n_bytes;) {
+        const size_t n = std::min(n_bytes - done, kStagingBytes / 2), at = take(n);
+        std::byte *host = static_cast<std::byte *>(host_->data()) + at;
+        std::memcpy(host, static_cast<const std::byte *>(from) + done, n);
+        check_cuda(cudaMemcpyAsync(static_cast<std::byte *>(to) + done, host, n,
+                                   cudaMemcpyHostToDevice, stream_),
+                   "copying to the GPU");
+        done += n;
+    }
 }
 
 }  // namespace a2sf

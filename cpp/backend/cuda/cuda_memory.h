@@ -28,9 +28,9 @@ class SharedMemory final : public DeviceMemory {
     SharedMemory &operator=(const SharedMemory &) = delete;
 };
 
-// Copies small arrays of the host, which may change as soon as copy() returns, to the GPU in the
-// order of its stream. A ring: what was copied stays until some mebibytes later, far more than one
-// operation takes. Owner: one backend.
+// Copies arrays of the host, which may change as soon as the call returns, to the GPU in the order
+// of its stream. A ring: what copy() has copied, small arrays, stays until some mebibytes later,
+// far more than one operation takes. Owner: one backend.
 class Staging {
   public:
     explicit Staging(cudaStream_t stream) : stream_(stream) {}
@@ -39,9 +39,12 @@ class Staging {
     const T *copy(std::span<const T> from) {
         return static_cast<const T *>(copy_bytes(from.data(), from.size_bytes()));
     }
+    // To memory of the GPU's.
+    void copy_to(void *to, const void *from, size_t n_bytes);
 
   private:
     const void *copy_bytes(const void *from, size_t n_bytes);
+    size_t take(size_t n_bytes);
 
     cudaStream_t stream_;
     std::unique_ptr<SharedMemory> host_;

@@ -16,6 +16,9 @@ struct WriteArgs {
     const float *from[2];  // k, v
     size_t stride[2];
     uint8_t *to[2];
+    const int32_t *next_pos;  // null: the host has written positions and scores
+    int32_t *pos;
+    float *scores;
 };
 
 // As backend/cpu/float.inl stores it: the inverse of the scale as stored.
@@ -41,6 +44,10 @@ __global__ void __launch_bounds__(kWarps *kWarp) write_rows(WriteArgs args) {
     const float *x = args.from[which] + i * args.stride[which] + head * args.head_dim;
     const size_t slot = args.first[head] + args.slot[head * args.m + i];
     uint8_t *row = args.to[which] + slot * args.row_bytes;
+    if (args.next_pos != nullptr && which == 0 && lane == 0) {
+        args.pos[slot] = args.next_pos[head];
+        if (args.scores != nullptr) args.scores[slot] = 0.0f;
+    }
     if (args.type == KvType::Q8_0) {
         store_q8(x, args.head_dim, row);
         return;
@@ -58,6 +65,7 @@ __global__ void __launch_bounds__(kWarps *kWarp) write_rows(WriteArgs args) {
 
 void cuda_kv_write(cudaStream_t stream, const KvSlots &slots, const size_t *first,
                    Matrix<const float> k, Matrix<const float> v, const uint32_t *slot) {
+    const KeptSlots kept = slots.kept == nullptr ? KeptSlots{} : *slots.kept;
     const WriteArgs args = {slots.type,
                             slots.n_kv_heads,
                             slots.head_dim,
@@ -67,7 +75,10 @@ void cuda_kv_write(cudaStream_t stream, const KvSlots &slots, const size_t *firs
                             slot,
                             {k.data, v.data},
                             {k.stride, v.stride},
-                            {static_cast<uint8_t *>(slots.k), static_cast<uint8_t *>(slots.v)}};
+                            {static_cast<uint8_t *>(slots.k), static_cast<uint8_t *>(slots.v)},
+                            kept.next_pos,
+                            kept.pos,
+                            kept.scores};
     const LaunchShape shape = {dim3(n_blocks(k.rows * slots.n_kv_heads, kWarps), 2),
                                dim3(kWarps * kWarp)};
     launch("writing K and V", stream, shape, write_rows, args);

@@ -1,0 +1,145 @@
+// The cache on a device that keeps slots (Backend::keeps_slots): how a layer is handed over to it
+// for a text that grows token by token, what the host still counts, and how what the device knows
+// comes back. On other devices nothing here does anything.
+//
+// Who is where in a kept layer is known on the device alone; how many are live follows from the
+// budgets, so that room, live() and n_evicted() need no question. The order of age is that of
+// positions, and at most one slot of a head is a hole: the one that the next token will take.
+#include <algorithm>
+
+#include "kv/cache.h"
+
+namespace a2sf {
+
+// False where the host has to choose the slots.
+bool Cache::append_kept(size_t layer, int32_t pos) {
+    if (!backend_.keeps_slots()) return false;
+    Layer &state = layers_[layer];
+    if (!state.kept || state.appended || state.next_pos != pos) {
+        recall(layer);
+        if (!can_keep(layer)) return false;
+        keep(layer, pos);
+    }
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        Head &own = heads_[head_index(layer, head)];
+        own.n_holes = 0;
+        ++own.live;
+    }
+    state.appended = true;
+    ++state.next_pos;
+    return true;
+}
+
+// Of a layer that the host knows.
+bool Cache::can_keep(size_t layer) const {
+    if (config_.compact() || n_lanes() > 1 || (config_.evicts() && !ranks_in_place())) return false;
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        const Head &own = heads_[head_index(layer, head)];
+        const bool over = config_.evicts() && own.live > budget(layer, head);
+        if (over || own.n_holes > 1) return false;
+    }
+    return true;
+}
+
+// Tells the device what the host knows; pos: of the next token.
+void Cache::keep(size_t layer, int32_t pos) {
+    const size_t begin = head_index(layer, 0), n = shape_.n_kv_heads;
+    KeptSlots &kept = kept_[layer];
+    kept.most_live = 0;
+    for (size_t i = begin; i < begin + n; ++i) {
+        const Head &own = heads_[i];
+        const size_t room = first_[i + 1] - first_[i];
+        const size_t most = config_.evicts() ? head_budgets_[i].budget : room;
+        kept.most_live = std::max(kept.most_live, std::min(room, most + 1));
+        kept_first_.host()[i] = first_in_layer_[i];
+        kept_budget_.host()[i] = static_cast<uint32_t>(std::min<size_t>(most, UINT32_MAX));
+        kept_recent_.host()[i] = static_cast<int32_t>(head_budgets_[i].n_recent);
+        kept_slot_.host()[i] = own.n_holes > 0 ? holes_[first_[i]] : own.live;
+        kept_live_.host()[i] = own.live + 1;
+        kept_pos_.host()[i] = pos;
+    }
+    kept_first_.push(begin, n);
+    kept_budget_.push(begin, n);
+    kept_recent_.push(begin, n);
+    kept_slot_.push(begin, n);
+    kept_live_.push(begin, n);
+    kept_pos_.push(begin, n);
+    if (n_lanes() > 0) {
+        config_.policy->query_weights(config_, 0, {kept_weight_.host() + layer, 1});
+        kept_weight_.push(layer, 1);
+    }
+    kept.first = kept_first_.device() + begin;
+    kept.budget = kept_budget_.device() + begin;
+    kept.n_recent = kept_recent_.device() + begin;
+    kept.slot = kept_slot_.device() + begin;
+    kept.live = kept_live_.device() + begin;
+    kept.next_pos = kept_pos_.device() + begin;
+    kept.pos = pos_.device() + layer_index(layer);
+    kept.scores = n_lanes() > 0 ? scores_.device() + score_index(layer, 0, 0) : nullptr;
+    kept.query_weight = kept_weight_.device() + layer;
+    kept.by_age = config_.policy->ranking() == Ranking::Age;
+    kept.first_pos = static_cast<int32_t>(config_.n_sinks);
+    layers_[layer].kept = true;
+    layers_[layer].appended = false;
+    layers_[layer].next_pos = pos;
+}
+
+void Cache::evict_kept(size_t layer) {
+    if (!layers_[layer].appended) return;
+    layers_[layer].appended = false;
+    for (size_t head = 0; head < shape_.n_kv_heads && config_.evicts(); ++head) {
+        Head &own = heads_[head_index(layer, head)];
+        if (own.live <= budget(layer, head)) continue;
+        own.n_holes = 1;
+        --own.live;
+        ++n_evicted_;
+    }
+    backend_.free_slots(slots(layer));
+}
+
+// The host knows all of a layer afterwards, and may change it. Waits if there is something to ask.
+void Cache::recall(size_t layer) const {
+    Layer &state = layers_[layer];
+    const size_t begin = layer_index(layer), n = layer_index(layer + 1) - begin;
+    if (state.scored) scores_.fetch(n_lanes() * begin, n_lanes() * n);
+    state.scored = false;
+    if (!state.kept) return;
+    pos_.fetch(begin, n);
+    kept_slot_.fetch(head_index(layer, 0), shape_.n_kv_heads);
+    recall_order(layer);
+    state.kept = false;
+}
+
+// The order of age, from the positions of slots.
+void Cache::recall_order(size_t layer) const {
+    backend_.each(shape_.n_kv_heads, [&](size_t head) {
+        const size_t index = head_index(layer, head), base = first_[index];
+        const Head &own = heads_[index];
+        const uint32_t top = own.live + own.n_holes;
+        const uint32_t hole = own.n_holes > 0 ? kept_slot_.host()[index] : top;
+        if (own.n_holes > 0) holes_[base] = hole;
+        uint32_t *order = order_.data() + base, *end = order;
+        for (uint32_t slot = 0; slot < top; ++slot) {
+            if (slot != hole) *end++ = slot;
+        }
+        const int32_t *pos = pos_.host() + base;
+        std::sort(order, end, [pos](uint32_t a, uint32_t b) { return pos[a] < pos[b]; });
+    });
+}
+
+void Cache::recall_all() const {
+    for (size_t layer = 0; layer < shape_.n_layers; ++layer) recall(layer);
+}
+
+// Positions and scores of a head's slots from first_slot on, which the host has changed, for the
+// device.
+void Cache::publish(size_t layer, size_t head, uint32_t first_slot) {
+    const Head &own = heads_[head_index(layer, head)];
+    const size_t n = own.live + own.n_holes - first_slot;
+    pos_.push(slot_index(layer, head) + first_slot, n);
+    for (size_t lane = 0; lane < n_lanes(); ++lane) {
+        scores_.push(score_index(layer, lane, head) + first_slot, n);
+    }
+}
+
+}  // namespace a2sf
