@@ -183,6 +183,13 @@ struct MachinePeaks {
     double bfloat16_gflops = 0;
 };
 
+// The token that logits make likeliest, the first of equals.
+struct Likeliest {
+    int32_t id = 0;
+    float logprob = 0;      // natural log of its probability
+    bool is_finite = true;  // else there is none: a logit is not a number, or the highest infinite
+};
+
 // For each KV head, which of the live slots with first_pos <= pos <= last_pos[head] has the lowest
 // score, the oldest of equals. At least one slot is in that range.
 struct LowestArgs {
@@ -280,6 +287,12 @@ class Backend {
     // similarity[h][s] = cosine of key s and the mean of head h's live keys (arXiv 2504.15364);
     // 0 where either has no length. live [n_kv_heads]; similarity as KvSlots::at says.
     virtual void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) = 0;
+
+    // Whether logits may stay on the device until somebody asks for more than likeliest() tells.
+    virtual bool keeps_logits() const { return false; }
+
+    // Of scale * logits, logits [1, n_vocab].
+    virtual Likeliest likeliest(Matrix<const float>, float) { return {}; }
 
     // Takes about a second and up to 1 GiB of memory for the time being.
     virtual MachinePeaks measure_peaks() = 0;

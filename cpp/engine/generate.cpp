@@ -149,7 +149,8 @@ void Generator::next_each(std::span<Generator *const> generators, std::span<bool
 // The token that the session's logits give.
 bool Generator::take(GeneratedToken &token) {
     const Timer timer;
-    const Sampled sampled = sampler_.sample(session_.logits());
+    const Sampled sampled =
+        sampler_.is_greedy() ? session_.likeliest() : sampler_.sample(session_.logits());
     result_.stats.decode_s += timer.seconds();
     if (tokenizer_.is_end(sampled.id) && !options_.ignore_end) {
         finish(FinishReason::End);
@@ -169,7 +170,7 @@ void Generator::settle() {
     if (pending_ < 0) return;
     if (session_.is_full()) return session_.forget_logits();  // they gave this token
     const int32_t id = pending_;
-    session_.feed({&id, 1});
+    session_.feed_chunk({&id, 1}, 0);
     pending_ = -1;
 }
 

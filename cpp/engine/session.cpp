@@ -119,6 +119,7 @@ struct Session::Parts {
     Cache cache;
     Buffer<float> logits;  // [n_vocab], of the last token
     bool has_logits = false;
+    mutable bool on_device = false;  // they are the decoder's, and not here yet
 
     Parts(const Model &model, const SessionOptions &options, std::shared_ptr<Workspace> shared)
         : shares(shared != nullptr),
@@ -148,7 +149,17 @@ const Backend &Session::backend() const {
 }
 std::span<const float> Session::logits() const {
     if (!parts_->has_logits) return {};
+    if (std::exchange(parts_->on_device, false)) {
+        parts_->work->decoder.copy_logits(1, parts_->logits.data());
+    }
     return {parts_->logits.data(), parts_->logits.size()};
+}
+
+Sampled Session::likeliest() const {
+    if (!parts_->on_device) return a2sf::likeliest(logits());
+    const Likeliest found = parts_->work->decoder.likeliest();
+    if (!found.is_finite) throw_not_finite();
+    return {found.id, found.logprob};
 }
 
 size_t Session::room() const {
@@ -158,7 +169,7 @@ size_t Session::room() const {
 
 void Session::reset() {
     parts_->cache.clear();
-    parts_->has_logits = false;
+    parts_->has_logits = parts_->on_device = false;
     n_tokens_ = 0;
     n_reserved_ = 0;
     n_prompt_ = 0;
@@ -166,7 +177,7 @@ void Session::reset() {
 }
 
 void Session::forget_logits() {
-    parts_->has_logits = false;
+    parts_->has_logits = parts_->on_device = false;
 }
 
 void Session::reserve(size_t n_tokens) {
@@ -297,7 +308,8 @@ size_t Session::read_chunk(std::span<const int32_t> ids, size_t n_done, const Lo
     if (progress) proceed = [&] { return progress(n_done, ids.size()); };
     Cache *const cache = &parts_->cache;
     broken_ = true;
-    parts_->has_logits = false;  // those there were do not follow what is read now
+    // Those there were do not follow what is read now.
+    parts_->has_logits = parts_->on_device = false;
     work.decoder.forward(chunk, {&cache, 1}, proceed);
     broken_ = false;
     n_tokens_ += m;
@@ -306,8 +318,11 @@ size_t Session::read_chunk(std::span<const int32_t> ids, size_t n_done, const Lo
                          [&](size_t i, size_t n, float *rows) { (*sink)(n_done + i, n, rows); });
     }
     if (last) {
-        work.decoder.logits(m - 1, 1, false, parts_->logits.data());
-        parts_->has_logits = true;
+        work.decoder.compute_logits(m - 1, 1, false);
+        parts_->has_logits = parts_->on_device = true;
+        // Others that share the decoder would overwrite them.
+        if (parts_->shares || !work.backend->keeps_logits()) logits();
+        if (m > 1) work.backend->wait();  // whoever times a prompt wants it read
     }
     if (progress && !progress(n_done + m, ids.size()) && !last) throw Interrupted();
     return n_done + m;
@@ -346,7 +361,7 @@ void Session::step(std::span<Session *const> sessions, std::span<const int32_t> 
     }
     for (Session *session : sessions) {
         session->broken_ = true;
-        session->parts_->has_logits = false;
+        session->parts_->has_logits = session->parts_->on_device = false;
     }
     work.decoder.forward({ids, {work.pos.data(), m}, true, m, true}, work.caches, {});
     const size_t n_vocab = sessions[0]->model_->config().n_vocab;

@@ -13,6 +13,7 @@
 #include "evict/options.h"
 #include "kv/cache.h"
 #include "model/model.h"
+#include "sample/sampler.h"
 
 namespace a2sf {
 
@@ -98,6 +99,10 @@ class Session {
     size_t room() const;  // tokens that can still be read: a cache that keeps all has its context
     bool is_full() const { return room() == 0; }
     std::span<const float> logits() const;  // that follow what was read; empty if not known
+
+    // The token that the logits make likeliest: all that crosses over where the device has kept
+    // them. Logits must be known. Throws as Sampler::sample() does.
+    Sampled likeliest() const;
 
   private:
     struct Parts;

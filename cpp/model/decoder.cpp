@@ -151,6 +151,11 @@ void Decoder::ffn_block(const LayerWeights &w, bool independent, Matrix<float> x
 }
 
 void Decoder::logits(size_t first, size_t n, bool independent, float *to) {
+    compute_logits(first, n, independent);
+    copy_logits(n, to);
+}
+
+void Decoder::compute_logits(size_t first, size_t n, bool independent) {
     const Config &config = model_.config();
     const Matrix<float> logits = view(logits_, n, config.n_vocab);
 
@@ -159,10 +164,19 @@ void Decoder::logits(size_t first, size_t n, bool independent, float *to) {
                                  model_.output_norm(), config.norm_eps);
     normed.independent = independent;
     backend_.matmul(normed, output);
-    backend_.copy_to_host(to, logits.data, n * config.n_vocab * sizeof(float));
+}
+
+void Decoder::copy_logits(size_t n, float *to) const {
+    const Config &config = model_.config();
+    backend_.copy_to_host(to, logits_->data(), n * config.n_vocab * sizeof(float));
     for (size_t i = 0; config.logit_scale != 1.0f && i < n * config.n_vocab; ++i) {
         to[i] *= config.logit_scale;
     }
+}
+
+Likeliest Decoder::likeliest() const {
+    const Config &config = model_.config();
+    return backend_.likeliest(view(logits_, 1, config.n_vocab), config.logit_scale);
 }
 
 Decoder::Decoder(const Model &model, Backend &backend, size_t batch)

@@ -45,6 +45,12 @@ class Decoder {
     // chunk's tokens were of several texts. to [n, n_vocab], host memory.
     void logits(size_t first, size_t n, bool independent, float *to);
 
+    // The same in two steps: they stay where the backend computes, until this is called again, and
+    // can be copied, or asked for the likeliest token of the first.
+    void compute_logits(size_t first, size_t n, bool independent);
+    void copy_logits(size_t n, float *to) const;
+    Likeliest likeliest() const;
+
     // How many tokens' logits one call computes: the whole chunk's would not fit a small machine.
     size_t logit_rows() const { return logit_rows_; }
     size_t batch() const { return rope_pos_.size(); }

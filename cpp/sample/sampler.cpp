@@ -49,7 +49,7 @@ float largest(std::span<const float> logits) {
     const float best = std::bit_cast<float>(in_order(most));
     // -inf is a token that never comes.
     if (magnitude > kInfinity || std::isinf(best)) {
-        throw Error("logits: finite numbers expected, found NaN or infinity");
+        throw_not_finite();
     }
     return best;
 }
@@ -184,17 +184,25 @@ size_t Sampler::truncate(float most) {
     return kept;
 }
 
+void throw_not_finite() {
+    throw Error("logits: finite numbers expected, found NaN or infinity");
+}
+
+Sampled likeliest(std::span<const float> logits) {
+    const float most = largest(logits);
+    const auto best = std::find(logits.begin(), logits.end(), most);
+    const double logprob = static_cast<double>(most) - log_sum_exp(logits, most);
+    return {static_cast<int32_t>(best - logits.begin()), static_cast<float>(logprob)};
+}
+
 Sampled Sampler::sample(std::span<const float> logits) {
+    if (is_greedy()) return likeliest(logits);
     const float most = largest(logits);
     const double normaliser = log_sum_exp(logits, most);
     const auto sampled = [&](int32_t id) {
         const double logit = static_cast<double>(logits[static_cast<size_t>(id)]);
         return Sampled{id, static_cast<float>(logit - normaliser)};
     };
-    if (options_.temperature == 0.0f && options_.repeat_penalty == 1.0f) {
-        const auto best = std::find(logits.begin(), logits.end(), most);
-        return sampled(static_cast<int32_t>(best - logits.begin()));
-    }
     penalise(logits);
     if (options_.temperature == 0.0f) {
         const auto best = std::max_element(

@@ -33,6 +33,11 @@ class Sampler {
     // Remembers a token for the repetition penalty.
     void accept(int32_t id);
 
+    // Whether the likeliest token is taken, whatever came before.
+    bool is_greedy() const {
+        return options_.temperature == 0.0f && options_.repeat_penalty == 1.0f;
+    }
+
     // logits [n_vocab]; left unchanged. NaN logits throw Error ("logits: finite numbers expected").
     Sampled sample(std::span<const float> logits);
 
@@ -52,6 +57,10 @@ class Sampler {
     size_t n_accepted_ = 0;
     uint64_t state_[4];
 };
+
+// The likeliest token, the first of equals. Throws as Sampler::sample() does.
+Sampled likeliest(std::span<const float> logits);
+[[noreturn]] void throw_not_finite();
 
 // log softmax(logits)[id], in double.
 double log_probability(std::span<const float> logits, int32_t id);

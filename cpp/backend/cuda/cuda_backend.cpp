@@ -94,7 +94,8 @@ void CudaBackend::put(void *device, const void *host, size_t n_bytes) {
 // On the GPU, where the cache is too.
 size_t CudaBackend::scratch_bytes() const {
     size_t total = 0;
-    for (const auto *memory : {&rows_, &quantized_, &scales_, &bfloats_, &hidden_, &attention_}) {
+    for (const auto *memory :
+         {&rows_, &quantized_, &scales_, &bfloats_, &hidden_, &attention_, &parts_, &found_}) {
         if (*memory) total += (*memory)->n_bytes();
     }
     return total;
@@ -220,6 +221,15 @@ void CudaBackend::key_similarity(const KvSlots &slots, const uint32_t *live, flo
     const size_t *first = stage_first(slots);
     const uint32_t *lengths = staging_.copy(std::span(live, slots.n_kv_heads));
     cuda_key_similarity(stream_.handle, slots, first, lengths, similarity);
+}
+
+Likeliest CudaBackend::likeliest(Matrix<const float> logits, float scale) {
+    void *workspace = reserve<std::byte>(parts_, cuda_likeliest_workspace(logits.cols));
+    auto *found = reserve<Likeliest>(found_, 1);
+    if (!told_) told_ = std::make_unique<SharedMemory>(sizeof(Likeliest), "the likeliest token");
+    cuda_likeliest(stream_.handle, logits, scale, workspace, found);
+    copy_to_host(told_->data(), found, sizeof(Likeliest));
+    return *static_cast<const Likeliest *>(told_->data());
 }
 
 void CudaBackend::run_each(size_t n, Erased call, const void *context) {

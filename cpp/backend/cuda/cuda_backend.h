@@ -52,6 +52,8 @@ class CudaBackend final : public Backend {
     void lowest(const LowestArgs &args, int32_t *victim) override;
     void free_slots(const KvSlots &slots) override;
     void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) override;
+    bool keeps_logits() const override { return true; }
+    Likeliest likeliest(Matrix<const float> logits, float scale) override;
     MachinePeaks measure_peaks() override;
     size_t scratch_bytes() const override;
 
@@ -83,6 +85,9 @@ class CudaBackend final : public Backend {
     std::unique_ptr<GpuMemory> hidden_;                               // [2, m, hidden_dim]
     std::unique_ptr<GpuMemory> attention_;                            // CudaAttention::workspace
     std::unique_ptr<SharedMemory> victims_;                           // [n_kv_heads]
+    std::unique_ptr<GpuMemory> parts_;                                // of likeliest()
+    std::unique_ptr<GpuMemory> found_;                                // Likeliest
+    std::unique_ptr<SharedMemory> told_;                              // its copy
     std::vector<size_t> first_;                                       // [n_kv_heads]
 };
 

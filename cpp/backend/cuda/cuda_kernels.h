@@ -79,6 +79,11 @@ void cuda_free_slots(cudaStream_t stream, size_t n_kv_heads, const KeptSlots &ke
 void cuda_key_similarity(cudaStream_t stream, const KvSlots &slots, const size_t *first,
                          const uint32_t *live, float *similarity);
 
+// Backend::likeliest. workspace: so many bytes; result: the device's.
+size_t cuda_likeliest_workspace(size_t n);
+void cuda_likeliest(cudaStream_t stream, Matrix<const float> logits, float scale, void *workspace,
+                    Likeliest *result);
+
 // What a device can do at most: loops of n_rounds of one kind of arithmetic; the operations of one
 // launch. sink: 4 bytes that may be written.
 double cuda_peak_int8(cudaStream_t stream, size_t n_multiprocessors, int n_rounds, void *sink);

@@ -109,9 +109,10 @@ struct Counts {
     size_t n_allocations = 0;  // of the GPU and page-locked
     size_t n_streams = 0;
     size_t n_events = 0;
-    size_t n_waits = 0;     // that had something to wait for, since the beginning
-    size_t n_launches = 0;  // since the beginning
-    size_t n_bytes = 0;     // of the GPU
+    size_t n_waits = 0;          // that had something to wait for, since the beginning
+    size_t n_launches = 0;       // since the beginning
+    size_t n_bytes = 0;          // of the GPU
+    size_t n_bytes_to_host = 0;  // copied, since the beginning
 };
 extern Counts counts;
 

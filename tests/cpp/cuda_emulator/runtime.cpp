@@ -184,6 +184,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n_bytes, cudaMemc
                        (kind == cudaMemcpyDeviceToHost && (!from_gpu || to_gpu)) ||
                        (kind == cudaMemcpyDeviceToDevice && (!from_gpu || !to_gpu));
     if (wrong) return cudaErrorInvalidValue;
+    if (from_gpu && !to_gpu) counts.n_bytes_to_host += n_bytes;
     if (!from_gpu && !is_pinned(from)) {
         const auto *bytes = static_cast<const std::byte *>(from);
         return enqueue(stream, [to, copy = std::vector<std::byte>(bytes, bytes + n_bytes)] {
