@@ -119,6 +119,7 @@ struct KeptSlots {
     bool by_age = false;                  // the oldest leaves, not the lowest score
     int32_t first_pos = 0;                // tokens before it stay
     size_t most_live = 0;                 // in any head, whatever the step
+    bool operator==(const KeptSlots &) const = default;
 };
 
 // One layer's slots. k and v: rows of kv_row_bytes(type, head_dim), those of head h from row at(h)
@@ -232,6 +233,12 @@ class Backend {
     // own may run behind the host's back; what they read or write of shared memory is the host's
     // again after this, or after copy_to_host or lowest.
     virtual void wait() {}
+
+    // What is asked for from here on, until something waits, is a step that is likely to come again
+    // with the same arguments: it may be put off until then, and done at one go. Memory that it
+    // uses must live until something has waited, or the step is dropped: then it is not done.
+    virtual void begin_pass() {}
+    virtual void drop_pass() {}
 
     // out[i] = scale * table[ids[i]]. out [n_ids, table.cols].
     virtual void embed(const Weight &table, std::span<const int32_t> ids, float scale,

@@ -69,6 +69,25 @@ void load_shares(ByteReader &in, const CacheShape &shape, EvictionConfig &config
     }
 }
 
+// A step of decoding: a device that keeps the slots may do all of it at one go. Dropped where it
+// does not come to its end.
+class Step {
+  public:
+    Step(Backend &backend, bool is_kept) : backend_(backend), is_open_(is_kept) {
+        if (is_kept) backend.begin_pass();
+    }
+    ~Step() {
+        if (is_open_) backend_.drop_pass();
+    }
+    Step(const Step &) = delete;
+    Step &operator=(const Step &) = delete;
+    void end() { is_open_ = false; }
+
+  private:
+    Backend &backend_;
+    bool is_open_;
+};
+
 }  // namespace
 
 Progress between_chunks(Progress progress) {
@@ -310,6 +329,8 @@ size_t Session::read_chunk(std::span<const int32_t> ids, size_t n_done, const Lo
     broken_ = true;
     // Those there were do not follow what is read now.
     parts_->has_logits = parts_->on_device = false;
+    // Only where somebody will ask for what comes of it.
+    Step step(*work.backend, m == 1 && last && cache->is_kept());
     work.decoder.forward(chunk, {&cache, 1}, proceed);
     broken_ = false;
     n_tokens_ += m;
@@ -324,6 +345,7 @@ size_t Session::read_chunk(std::span<const int32_t> ids, size_t n_done, const Lo
         if (parts_->shares || !work.backend->keeps_logits()) logits();
         if (m > 1) work.backend->wait();  // whoever times a prompt wants it read
     }
+    step.end();
     if (progress && !progress(n_done + m, ids.size()) && !last) throw Interrupted();
     return n_done + m;
 }
@@ -354,8 +376,10 @@ void Session::step(std::span<Session *const> sessions, std::span<const int32_t> 
     }
     const size_t m = sessions.size();
     work.caches.resize(m);
+    bool is_kept = true;
     for (size_t i = 0; i < m; ++i) {
         sessions[i]->prepare(1);
+        is_kept &= sessions[i]->cache().is_kept();
         work.caches[i] = &sessions[i]->parts_->cache;
         work.pos[i] = static_cast<int32_t>(sessions[i]->n_tokens_);
     }
@@ -363,6 +387,7 @@ void Session::step(std::span<Session *const> sessions, std::span<const int32_t> 
         session->broken_ = true;
         session->parts_->has_logits = session->parts_->on_device = false;
     }
+    Step step(*work.backend, is_kept);
     work.decoder.forward({ids, {work.pos.data(), m}, true, m, true}, work.caches, {});
     const size_t n_vocab = sessions[0]->model_->config().n_vocab;
     work.each_logits(m, true, n_vocab, [&](size_t i, size_t n, const float *rows) {
@@ -372,6 +397,7 @@ void Session::step(std::span<Session *const> sessions, std::span<const int32_t> 
             parts.has_logits = true;
         }
     });
+    step.end();
     for (Session *session : sessions) {
         session->broken_ = false;
         ++session->n_tokens_;

@@ -37,6 +37,7 @@ Cache::Cache(Backend &backend, const CacheShape &shape)
 void Cache::configure(const EvictionConfig &config) {
     const size_t n_lanes = config.policy->n_lanes();
     recall_all();
+    backend_.wait();
     std::vector<HeadBudget> budgets = head_budgets(config, heads_.size());
     if (n_lanes != this->n_lanes()) {
         const size_t step = n_lanes * shape_.n_kv_heads * capacity_;

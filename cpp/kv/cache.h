@@ -108,6 +108,10 @@ class Cache {
 
     KvSlots slots(size_t layer) const;
 
+    // Whether the device hands out slots in all layers: then a step of one token asks the host for
+    // nothing.
+    bool is_kept() const;
+
     // Evicts until no head of the layer holds more than the budget.
     void evict(size_t layer);
 

@@ -84,6 +84,11 @@ void Cache::keep(size_t layer, int32_t pos) {
     layers_[layer].next_pos = pos;
 }
 
+bool Cache::is_kept() const {
+    return std::all_of(layers_.begin(), layers_.end(),
+                       [](const Layer &layer) { return layer.kept && !layer.appended; });
+}
+
 void Cache::evict_kept(size_t layer) {
     if (!layers_[layer].appended) return;
     layers_[layer].appended = false;

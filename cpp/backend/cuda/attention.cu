@@ -42,12 +42,12 @@ size_t cuda_attention_workspace(const AttentionArgs &args, size_t longest) {
                             : attend_batch_workspace(args, longest);
 }
 
-void cuda_attention(cudaStream_t stream, const CudaAttention &job) {
+void cuda_attention(CudaQueue &queue, const CudaAttention &job) {
     const AttendArgs args = attend_args(job);
     if (args.m == 1) {
-        attend_one(stream, args, job.args->slots.type);
+        attend_one(queue, args, job.args->slots.type);
     } else {
-        attend_batch(stream, args, job.args->slots.type);
+        attend_batch(queue, args, job.args->slots.type);
     }
 }
 

@@ -12,6 +12,7 @@ struct LaneArgs {
     float *scores;
     float decay;
     const float *query_weight;  // [m]
+    bool operator==(const LaneArgs &) const = default;
 };
 
 struct AttendArgs {
@@ -34,6 +35,7 @@ struct AttendArgs {
     int n_lanes;
     LaneArgs lanes[kMaxScoreLanes];
     float *workspace;
+    bool operator==(const AttendArgs &) const = default;
 };
 
 AttendArgs attend_args(const CudaAttention &job);
@@ -53,8 +55,8 @@ A2SF_INLINE bool sees(const AttendArgs &args, int32_t query_pos, int32_t pos) {
 
 // Attention of one query, and of several.
 size_t attend_one_workspace(const AttentionArgs &args, size_t longest);
-void attend_one(cudaStream_t stream, const AttendArgs &args, KvType type);
+void attend_one(CudaQueue &queue, const AttendArgs &args, KvType type);
 size_t attend_batch_workspace(const AttentionArgs &args, size_t longest);
-void attend_batch(cudaStream_t stream, const AttendArgs &args, KvType type);
+void attend_batch(CudaQueue &queue, const AttendArgs &args, KvType type);
 
 }  // namespace a2sf

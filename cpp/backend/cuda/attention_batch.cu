@@ -272,16 +272,16 @@ size_t attend_batch_workspace(const AttentionArgs &args, size_t longest) {
     return args.lanes.size() * args.slots.n_kv_heads * plan.n_parts * longest;
 }
 
-void attend_batch(cudaStream_t stream, const AttendArgs &args, KvType type) {
+void attend_batch(CudaQueue &queue, const AttendArgs &args, KvType type) {
     const BatchPlan plan = plan_batch(args.m, args.group, args.stride, args.n_lanes > 0);
     const unsigned n_kv_heads = static_cast<unsigned>(args.n_kv_heads);
     const LaunchShape rows = {dim3(static_cast<unsigned>(plan.n_parts), n_kv_heads), dim3(kThreads),
                               tile_bytes(args.stride, plan.slots)};
     const bool wide = args.stride > kFew * kRowLanes;
-    launch("attention of a batch", stream, rows, kAttendRows[static_cast<int>(type)][wide], args);
+    launch("attention of a batch", queue, rows, kAttendRows[static_cast<int>(type)][wide], args);
     if (args.n_lanes == 0) return;
     const LaunchShape parts = {dim3(n_blocks(args.longest, kThreads), n_kv_heads), dim3(kThreads)};
-    launch("adding scores", stream, parts, add_parts, args);
+    launch("adding scores", queue, parts, add_parts, args);
 }
 
 }  // namespace a2sf

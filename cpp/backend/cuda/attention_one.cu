@@ -213,16 +213,16 @@ size_t attend_one_workspace(const AttentionArgs &args, size_t longest) {
     return args.n_heads * n_runs * (kRun + 2 + args.slots.head_dim);
 }
 
-void attend_one(cudaStream_t stream, const AttendArgs &args, KvType type) {
+void attend_one(CudaQueue &queue, const AttendArgs &args, KvType type) {
     const unsigned n_kv_heads = static_cast<unsigned>(args.n_kv_heads);
     const size_t n_floats = args.group * (args.stride + kRun) + kThreads * 8;
     const LaunchShape runs = {dim3(n_blocks(args.longest, kRun), n_kv_heads), dim3(kThreads),
                               n_floats * sizeof(float)};
-    launch("attention of a token", stream, runs, kAttendRun[static_cast<int>(type)], args);
+    launch("attention of a token", queue, runs, kAttendRun[static_cast<int>(type)], args);
     const unsigned n_joins = args.n_lanes > 0 ? n_blocks(args.longest, kJoinSlots) : 1;
     const LaunchShape joins = {dim3(n_joins, n_kv_heads), dim3(kThreads),
                                2 * args.group * sizeof(float)};
-    launch("joining attention", stream, joins, join_runs, args);
+    launch("joining attention", queue, joins, join_runs, args);
 }
 
 }  // namespace a2sf

@@ -21,20 +21,13 @@ bool is_empty(const Matrix<const float> &x) {
 
 }  // namespace
 
-CudaBackend::Stream::Stream() {
-    check_cuda(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking), "making a stream");
-}
-
-CudaBackend::Stream::~Stream() {
-    cudaStreamDestroy(handle);
-}
-
 CudaBackend::CudaBackend(size_t n_threads)
-    : staging_(stream_.handle), pool_(n_threads == 0 ? default_threads() : n_threads) {}
+    : pool_(n_threads == 0 ? default_threads() : n_threads) {}
 
 // Memory that operations use is freed after them.
 CudaBackend::~CudaBackend() {
-    cudaStreamSynchronize(stream_.handle);
+    queue_.drop_pass();
+    cudaStreamSynchronize(queue_.stream());
 }
 
 const char *CudaBackend::isa() const {
@@ -57,7 +50,7 @@ T *CudaBackend::reserve(std::unique_ptr<GpuMemory> &memory, size_t n) {
 std::unique_ptr<DeviceMemory> CudaBackend::allocate(size_t n_bytes, const char *what) {
     auto memory = std::make_unique<GpuMemory>(n_bytes, what);
     if (n_bytes > 0) {
-        check_cuda(cudaMemsetAsync(memory->data(), 0, n_bytes, stream_.handle), "zeroing memory");
+        check_cuda(cudaMemsetAsync(memory->data(), 0, n_bytes, queue_.stream()), "zeroing memory");
     }
     return memory;
 }
@@ -74,7 +67,7 @@ std::unique_ptr<DeviceMemory> CudaBackend::upload(std::span<const std::byte> byt
 
 void CudaBackend::copy_to_host(void *host, const void *device, size_t n_bytes) {
     if (n_bytes == 0) return;
-    check_cuda(cudaMemcpyAsync(host, device, n_bytes, cudaMemcpyDefault, stream_.handle),
+    check_cuda(cudaMemcpyAsync(host, device, n_bytes, cudaMemcpyDefault, queue_.stream()),
                "copying to the host");
     wait();
 }
@@ -82,13 +75,13 @@ void CudaBackend::copy_to_host(void *host, const void *device, size_t n_bytes) {
 // Where the cache grows, `host` is the device's, too.
 void CudaBackend::copy_to_device(void *device, const void *host, size_t n_bytes) {
     if (n_bytes == 0) return;
-    check_cuda(cudaMemcpyAsync(device, host, n_bytes, cudaMemcpyDefault, stream_.handle),
+    check_cuda(cudaMemcpyAsync(device, host, n_bytes, cudaMemcpyDefault, queue_.stream()),
                "copying to the GPU");
     wait();
 }
 
 void CudaBackend::put(void *device, const void *host, size_t n_bytes) {
-    staging_.copy_to(device, host, n_bytes);
+    queue_.copy_to(device, host, n_bytes);
 }
 
 // On the GPU, where the cache is too.
@@ -102,51 +95,51 @@ size_t CudaBackend::scratch_bytes() const {
 }
 
 void CudaBackend::wait() {
-    check_cuda(cudaStreamSynchronize(stream_.handle), "waiting for the GPU");
+    queue_.wait();
 }
 
 void CudaBackend::embed(const Weight &table, std::span<const int32_t> ids, float scale,
                         Matrix<float> out) {
     if (ids.empty()) return;
-    cuda_embed(stream_.handle, table, staging_.copy(ids), scale, out);
+    cuda_embed(queue_, table, queue_.copy(ids), scale, out);
 }
 
 void CudaBackend::rms_norm(Matrix<const float> x, size_t width, const float *weight, float eps,
                            Matrix<float> y, bool accumulate) {
     if (is_empty(x)) return;
-    cuda_rms_norm(stream_.handle, x, width, weight, eps, y, accumulate);
+    cuda_rms_norm(queue_, x, width, weight, eps, y, accumulate);
 }
 
 void CudaBackend::rope_angles(std::span<const int32_t> pos, std::span<const float> frequency,
                               float magnitude, Matrix<float> angles) {
     if (is_empty(angles)) return;
-    const int32_t *at = staging_.copy(pos);
-    cuda_rope_angles(stream_.handle, at, staging_.copy(frequency), magnitude, angles);
+    const int32_t *at = queue_.copy(pos);
+    cuda_rope_angles(queue_, at, queue_.copy(frequency), magnitude, angles);
 }
 
 void CudaBackend::rope(RopeStyle style, size_t head_dim, Matrix<const float> angles,
                        Matrix<float> x) {
     if (is_empty(x) || is_empty(angles)) return;
-    cuda_rope(stream_.handle, style, head_dim, angles, x);
+    cuda_rope(queue_, style, head_dim, angles, x);
 }
 
 // Where each KV head's slots begin.
 const size_t *CudaBackend::stage_first(const KvSlots &slots) {
     first_.resize(slots.n_kv_heads);
     for (size_t head = 0; head < slots.n_kv_heads; ++head) first_[head] = slots.at(head);
-    return staging_.copy(std::span<const size_t>(first_));
+    return queue_.copy(std::span<const size_t>(first_));
 }
 
 void CudaBackend::kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
                            const uint32_t *slot) {
     if (is_empty(k)) return;
     if (slots.kept != nullptr) {
-        cuda_kv_write(stream_.handle, slots, slots.kept->first, k, v, slots.kept->slot);
+        cuda_kv_write(queue_, slots, slots.kept->first, k, v, slots.kept->slot);
         return;
     }
     const size_t *first = stage_first(slots);
     const std::span<const uint32_t> wanted(slot, slots.n_kv_heads * k.rows);
-    cuda_kv_write(stream_.handle, slots, first, k, v, staging_.copy(wanted));
+    cuda_kv_write(queue_, slots, first, k, v, queue_.copy(wanted));
 }
 
 void CudaBackend::kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) {
@@ -155,7 +148,7 @@ void CudaBackend::kv_move(const KvSlots &slots, size_t head, uint32_t from, uint
     for (void *memory : {slots.k, slots.v}) {
         std::byte *rows = static_cast<std::byte *>(memory) + slots.at(head) * row_bytes;
         check_cuda(cudaMemcpyAsync(rows + to * row_bytes, rows + from * row_bytes, row_bytes,
-                                   cudaMemcpyDeviceToDevice, stream_.handle),
+                                   cudaMemcpyDeviceToDevice, queue_.stream()),
                    "moving K and V");
     }
 }
@@ -189,14 +182,14 @@ void CudaBackend::attention_of(const AttentionArgs &args) {
     } else {
         job.longest = *std::max_element(args.live, args.live + slots.n_kv_heads);
         job.first = stage_first(slots);
-        job.live = staging_.copy(std::span(args.live, slots.n_kv_heads));
-        job.query_pos = staging_.copy(std::span(args.query_pos, m));
+        job.live = queue_.copy(std::span(args.live, slots.n_kv_heads));
+        job.query_pos = queue_.copy(std::span(args.query_pos, m));
         for (size_t lane = args.lanes.size(); lane-- > 0;) {
-            job.query_weight[lane] = staging_.copy(std::span(args.lanes[lane].query_weight, m));
+            job.query_weight[lane] = queue_.copy(std::span(args.lanes[lane].query_weight, m));
         }
     }
     job.workspace = reserve<float>(attention_, cuda_attention_workspace(args, job.longest));
-    cuda_attention(stream_.handle, job);
+    cuda_attention(queue_, job);
 }
 
 void CudaBackend::lowest(const LowestArgs &args, int32_t *victim) {
@@ -205,29 +198,29 @@ void CudaBackend::lowest(const LowestArgs &args, int32_t *victim) {
         victims_ = std::make_unique<SharedMemory>(n * sizeof(int32_t), "victims");
     }
     const size_t *first = stage_first(args.slots);
-    const uint32_t *live = staging_.copy(std::span(args.live, n));
-    const int32_t *last_pos = staging_.copy(std::span(args.last_pos, n));
+    const uint32_t *live = queue_.copy(std::span(args.live, n));
+    const int32_t *last_pos = queue_.copy(std::span(args.last_pos, n));
     auto *found = static_cast<int32_t *>(victims_->data());
-    cuda_lowest(stream_.handle, args, first, live, last_pos, found);
+    cuda_lowest(queue_, args, first, live, last_pos, found);
     wait();
     std::memcpy(victim, found, n * sizeof(int32_t));
 }
 
 void CudaBackend::free_slots(const KvSlots &slots) {
-    cuda_free_slots(stream_.handle, slots.n_kv_heads, *slots.kept);
+    cuda_free_slots(queue_, slots.n_kv_heads, *slots.kept);
 }
 
 void CudaBackend::key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) {
     const size_t *first = stage_first(slots);
-    const uint32_t *lengths = staging_.copy(std::span(live, slots.n_kv_heads));
-    cuda_key_similarity(stream_.handle, slots, first, lengths, similarity);
+    const uint32_t *lengths = queue_.copy(std::span(live, slots.n_kv_heads));
+    cuda_key_similarity(queue_, slots, first, lengths, similarity);
 }
 
 Likeliest CudaBackend::likeliest(Matrix<const float> logits, float scale) {
     void *workspace = reserve<std::byte>(parts_, cuda_likeliest_workspace(logits.cols));
     auto *found = reserve<Likeliest>(found_, 1);
     if (!told_) told_ = std::make_unique<SharedMemory>(sizeof(Likeliest), "the likeliest token");
-    cuda_likeliest(stream_.handle, logits, scale, workspace, found);
+    cuda_likeliest(queue_, logits, scale, workspace, found);
     copy_to_host(told_->data(), found, sizeof(Likeliest));
     return *static_cast<const Likeliest *>(told_->data());
 }
@@ -257,7 +250,7 @@ CudaForms CudaBackend::prepare(const Input &input, std::span<const Product> prod
         forms.scale = reserve<float>(scales_, m * padded / 32);
     }
     if (bfloats) forms.bfloat = reserve<uint16_t>(bfloats_, m * padded);
-    if (forms.rows != nullptr || bytes || bfloats) cuda_prepare(stream_.handle, input, forms);
+    if (forms.rows != nullptr || bytes || bfloats) cuda_prepare(queue_, input, forms);
     return forms;
 }
 
@@ -272,9 +265,9 @@ void CudaBackend::matmul(const Input &input, std::span<const Product> products) 
     for (const Product &product : products) {
         job.product = &product;
         if (batch) {
-            cuda_matmul(stream_.handle, job);
+            cuda_matmul(queue_, job);
         } else {
-            cuda_matvec(stream_.handle, job);
+            cuda_matvec(queue_, job);
         }
     }
 }

@@ -1,6 +1,6 @@
-// A CUDA GPU as a backend: operations are asked for on one stream and run in order behind the
-// host's back; only copies, lowest() and wait() wait for them. Scratch grows when a larger shape is
-// first seen. Owner: one session.
+// A CUDA GPU as a backend: operations are asked for on one queue and run in order behind the
+// host's back; only copies, lowest(), likeliest() and wait() wait for them. Scratch grows when a
+// larger shape is first seen. Owner: one session.
 #pragma once
 
 #include <memory>
@@ -9,6 +9,7 @@
 #include "backend/cuda/cuda_check.h"
 #include "backend/cuda/cuda_kernels.h"
 #include "backend/cuda/cuda_memory.h"
+#include "backend/cuda/cuda_queue.h"
 #include "base/thread_pool.h"
 
 namespace a2sf {
@@ -33,6 +34,8 @@ class CudaBackend final : public Backend {
     void copy_to_device(void *device, const void *host, size_t n_bytes) override;
     void put(void *device, const void *host, size_t n_bytes) override;
     void wait() override;
+    void begin_pass() override { queue_.begin_pass(); }
+    void drop_pass() override { queue_.drop_pass(); }
 
     void embed(const Weight &table, std::span<const int32_t> ids, float scale,
                Matrix<float> out) override;
@@ -61,13 +64,6 @@ class CudaBackend final : public Backend {
     void run_each(size_t n, Erased call, const void *context) override;
 
   private:
-    // The stream, destroyed after everything that uses it.
-    struct Stream {
-        cudaStream_t handle = nullptr;
-        Stream();
-        ~Stream();
-    };
-
     // At least n elements of memory that is reused from call to call; contents are undefined.
     template <typename T>
     T *reserve(std::unique_ptr<GpuMemory> &memory, size_t n);
@@ -78,8 +74,7 @@ class CudaBackend final : public Backend {
     double operations_per_s(const Launch &launch);
     double copied_bytes_per_s();
 
-    Stream stream_;
-    Staging staging_;
+    CudaQueue queue_;
     ThreadPool pool_;
     std::unique_ptr<GpuMemory> rows_, quantized_, scales_, bfloats_;  // CudaForms
     std::unique_ptr<GpuMemory> hidden_;                               // [2, m, hidden_dim]

@@ -3,8 +3,6 @@
 
 #include <cuda_runtime.h>
 
-#include <span>
-
 #include "backend/backend.h"
 
 namespace a2sf {
@@ -35,15 +33,12 @@ class Staging {
   public:
     explicit Staging(cudaStream_t stream) : stream_(stream) {}
 
-    template <typename T>
-    const T *copy(std::span<const T> from) {
-        return static_cast<const T *>(copy_bytes(from.data(), from.size_bytes()));
-    }
+    // Where it is on the GPU.
+    const void *copy_bytes(const void *from, size_t n_bytes);
     // To memory of the GPU's.
     void copy_to(void *to, const void *from, size_t n_bytes);
 
   private:
-    const void *copy_bytes(const void *from, size_t n_bytes);
     size_t take(size_t n_bytes);
 
     cudaStream_t stream_;

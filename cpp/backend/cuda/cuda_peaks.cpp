@@ -39,9 +39,9 @@ template <typename Launch>
 double CudaBackend::operations_per_s(const Launch &launch) {
     Event begin, end;
     for (int n_rounds = kFirstRounds;; n_rounds *= 2) {
-        begin.record(stream_.handle);
+        begin.record(queue_.stream());
         const double n_operations = launch(n_rounds);
-        end.record(stream_.handle);
+        end.record(queue_.stream());
         const double time_s = Event::seconds(begin, end);
         if (time_s * 1000.0 >= kLongEnough || n_rounds >= kMostRounds) {
             return n_operations / time_s;
@@ -57,12 +57,12 @@ double CudaBackend::copied_bytes_per_s() {
     const auto from = allocate(n_bytes, "measuring memory"), to = allocate(n_bytes, "the same");
     Event begin, end;
     for (int i = 0; i <= kCopies; ++i) {
-        if (i == 1) begin.record(stream_.handle);  // the first copy is not counted
+        if (i == 1) begin.record(queue_.stream());  // the first copy is not counted
         check_cuda(cudaMemcpyAsync(to->data(), from->data(), n_bytes, cudaMemcpyDeviceToDevice,
-                                   stream_.handle),
+                                   queue_.stream()),
                    "copying within the GPU");
     }
-    end.record(stream_.handle);
+    end.record(queue_.stream());
     return 2.0 * kCopies * static_cast<double>(n_bytes) / Event::seconds(begin, end);
 }
 
@@ -73,11 +73,10 @@ MachinePeaks CudaBackend::measure_peaks() {
     const auto n = static_cast<size_t>(n_multiprocessors);
     const auto memory = allocate(sizeof(float), "measuring arithmetic");
     void *sink = memory->data();
-    cudaStream_t stream = stream_.handle;
     MachinePeaks peaks;
     peaks.read_gb_s = copied_bytes_per_s() / 1e9;
     const auto giga = [&](auto peak) {
-        return operations_per_s([&](int rounds) { return peak(stream, n, rounds, sink); }) / 1e9;
+        return operations_per_s([&](int rounds) { return peak(queue_, n, rounds, sink); }) / 1e9;
     };
     peaks.int8_gops = giga(cuda_peak_int8);
     peaks.float_gflops = giga(cuda_peak_float);

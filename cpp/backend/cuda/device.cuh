@@ -22,6 +22,7 @@
 #include "quant/formats.h"
 
 #include "backend/cuda/cuda_check.h"
+#include "backend/cuda/cuda_queue.h"
 
 namespace a2sf {
 
@@ -38,15 +39,34 @@ struct LaunchShape {
 // Most of what a block may ask for without being configured for more.
 constexpr size_t kMostShared = 48 * 1024;
 
-template <typename... Parameters, typename... Arguments>
-void launch(const char *what, cudaStream_t stream, const LaunchShape &shape,
-            void (*kernel)(Parameters...), Arguments... arguments) {
-    cudaLaunchConfig_t config = {};
-    config.gridDim = shape.grid;
-    config.blockDim = shape.block;
-    config.dynamicSmemBytes = shape.n_shared;
-    config.stream = stream;
-    check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), what);
+// What is done with a kernel that takes these arguments, a struct.
+template <typename Arguments>
+struct LaunchKind {
+    static Arguments copy_of(const void *bytes) {
+        Arguments arguments;
+        memcpy(&arguments, bytes, sizeof arguments);
+        return arguments;
+    }
+    static void run(const CudaLaunch &launch, const void *arguments, cudaStream_t stream) {
+        cudaLaunchConfig_t config = {};
+        config.gridDim = launch.grid;
+        config.blockDim = launch.block;
+        config.dynamicSmemBytes = launch.n_shared;
+        config.stream = stream;
+        const auto kernel = reinterpret_cast<void (*)(Arguments)>(launch.kernel);
+        check_cuda(cudaLaunchKernelEx(&config, kernel, copy_of(arguments)), launch.what);
+    }
+    static bool equal(const void *a, const void *b) { return copy_of(a) == copy_of(b); }
+    static constexpr CudaLaunch::Kind kKind = {run, equal};
+};
+
+// Arguments compare member by member: two launches are the same where these are.
+template <typename Arguments>
+void launch(const char *what, CudaQueue &queue, const LaunchShape &shape, void (*kernel)(Arguments),
+            const Arguments &arguments) {
+    queue.launch({&LaunchKind<Arguments>::kKind, what, reinterpret_cast<void (*)()>(kernel),
+                  shape.grid, shape.block, shape.n_shared, sizeof arguments},
+                 &arguments);
 }
 
 inline unsigned n_blocks(size_t n, size_t per_block) {

@@ -15,6 +15,7 @@ struct EmbedArgs {
     float scale;
     float *out;
     size_t stride;
+    bool operator==(const EmbedArgs &) const = default;
 };
 
 template <typename F>
@@ -37,7 +38,7 @@ constexpr EmbedKernel kEmbed[] = {
 
 }  // namespace
 
-void cuda_embed(cudaStream_t stream, const Weight &table, const int32_t *ids, float scale,
+void cuda_embed(CudaQueue &queue, const Weight &table, const int32_t *ids, float scale,
                 Matrix<float> out) {
     const EmbedArgs args = {static_cast<const uint8_t *>(table.data),
                             table.type->row_bytes(table.cols),
@@ -49,7 +50,7 @@ void cuda_embed(cudaStream_t stream, const Weight &table, const int32_t *ids, fl
     const LaunchShape shape = {
         dim3(static_cast<unsigned>(out.rows), n_blocks(padded_cols(table.cols) / 32, kThreads)),
         dim3(kThreads)};
-    launch("embed", stream, shape, kEmbed[table.type->index], args);
+    launch("embed", queue, shape, kEmbed[table.type->index], args);
 }
 
 }  // namespace a2sf

@@ -14,6 +14,7 @@ struct SimilarityArgs {
     const size_t *first;
     const uint32_t *live;
     float *similarity;
+    bool operator==(const SimilarityArgs &) const = default;
 };
 
 // Shared: mean [head_dim].
@@ -55,7 +56,7 @@ constexpr SimilarityKernel kSimilarity[] = {compare_keys<KvType::F32>, compare_k
 
 }  // namespace
 
-void cuda_key_similarity(cudaStream_t stream, const KvSlots &slots, const size_t *first,
+void cuda_key_similarity(CudaQueue &queue, const KvSlots &slots, const size_t *first,
                          const uint32_t *live, float *similarity) {
     const SimilarityArgs args = {static_cast<const uint8_t *>(slots.k),
                                  kv_row_bytes(slots.type, slots.head_dim),
@@ -65,7 +66,7 @@ void cuda_key_similarity(cudaStream_t stream, const KvSlots &slots, const size_t
                                  similarity};
     const LaunchShape shape = {dim3(static_cast<unsigned>(slots.n_kv_heads)), dim3(kThreads),
                                slots.head_dim * sizeof(float)};
-    launch("similarity of keys", stream, shape, kSimilarity[static_cast<int>(slots.type)], args);
+    launch("similarity of keys", queue, shape, kSimilarity[static_cast<int>(slots.type)], args);
 }
 
 }  // namespace a2sf

@@ -59,6 +59,7 @@ struct TurnedHead {
     size_t stride, half;
     bool halves;
     const int32_t *place;  // null: keys are turned
+    bool operator==(const TurnedHead &) const = default;
 };
 
 // The same of the key in a slot, turned. The other half of each pair is loaded once more.

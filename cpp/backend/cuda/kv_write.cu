@@ -19,6 +19,7 @@ struct WriteArgs {
     const int32_t *next_pos;  // null: the host has written positions and scores
     int32_t *pos;
     float *scores;
+    bool operator==(const WriteArgs &) const = default;
 };
 
 // As backend/cpu/float.inl stores it: the inverse of the scale as stored.
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(kWarps *kWarp) write_rows(WriteArgs args) {
 
 }  // namespace
 
-void cuda_kv_write(cudaStream_t stream, const KvSlots &slots, const size_t *first,
+void cuda_kv_write(CudaQueue &queue, const KvSlots &slots, const size_t *first,
                    Matrix<const float> k, Matrix<const float> v, const uint32_t *slot) {
     const KeptSlots kept = slots.kept == nullptr ? KeptSlots{} : *slots.kept;
     const WriteArgs args = {slots.type,
@@ -81,7 +82,7 @@ void cuda_kv_write(cudaStream_t stream, const KvSlots &slots, const size_t *firs
                             kept.scores};
     const LaunchShape shape = {dim3(n_blocks(k.rows * slots.n_kv_heads, kWarps), 2),
                                dim3(kWarps * kWarp)};
-    launch("writing K and V", stream, shape, write_rows, args);
+    launch("writing K and V", queue, shape, write_rows, args);
 }
 
 }  // namespace a2sf

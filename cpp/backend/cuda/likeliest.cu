@@ -46,6 +46,7 @@ struct LikeliestArgs {
     float scale;
     Part *parts;  // [n_parts]
     Likeliest *result;
+    bool operator==(const LikeliestArgs &) const = default;
 };
 
 __global__ void __launch_bounds__(kThreads) search_run(LikeliestArgs args) {
@@ -104,13 +105,13 @@ size_t cuda_likeliest_workspace(size_t n) {
     return n_blocks(n, kRun) * sizeof(Part);
 }
 
-void cuda_likeliest(cudaStream_t stream, Matrix<const float> logits, float scale, void *workspace,
+void cuda_likeliest(CudaQueue &queue, Matrix<const float> logits, float scale, void *workspace,
                     Likeliest *result) {
     const unsigned n_parts = n_blocks(logits.cols, kRun);
     const LikeliestArgs args = {
         logits.data, logits.cols, n_parts, scale, static_cast<Part *>(workspace), result};
-    launch("likeliest of a run", stream, {dim3(n_parts), dim3(kThreads)}, search_run, args);
-    launch("likeliest token", stream, {dim3(1), dim3(kThreads)}, join_parts, args);
+    launch("likeliest of a run", queue, {dim3(n_parts), dim3(kThreads)}, search_run, args);
+    launch("likeliest token", queue, {dim3(1), dim3(kThreads)}, join_parts, args);
 }
 
 }  // namespace a2sf

@@ -17,6 +17,7 @@ struct FindArgs {
     int32_t first_pos;
     const int32_t *last_pos;
     int32_t *victim;
+    bool operator==(const FindArgs &) const = default;
 };
 
 // A candidate; pos INT32_MAX: none.
@@ -96,16 +97,16 @@ __global__ void __launch_bounds__(kThreads) free_slot(KeptSlots kept) {
 
 }  // namespace
 
-void cuda_lowest(cudaStream_t stream, const LowestArgs &args, const size_t *first,
+void cuda_lowest(CudaQueue &queue, const LowestArgs &args, const size_t *first,
                  const uint32_t *live, const int32_t *last_pos, int32_t *victim) {
     const FindArgs job = {args.scores, args.pos, first, live, args.first_pos, last_pos, victim};
     const LaunchShape shape = {dim3(static_cast<unsigned>(args.slots.n_kv_heads)), dim3(kThreads)};
-    launch("lowest score", stream, shape, find_lowest, job);
+    launch("lowest score", queue, shape, find_lowest, job);
 }
 
-void cuda_free_slots(cudaStream_t stream, size_t n_kv_heads, const KeptSlots &kept) {
+void cuda_free_slots(CudaQueue &queue, size_t n_kv_heads, const KeptSlots &kept) {
     const LaunchShape shape = {dim3(static_cast<unsigned>(n_kv_heads)), dim3(kThreads)};
-    launch("freeing slots", stream, shape, free_slot, kept);
+    launch("freeing slots", queue, shape, free_slot, kept);
 }
 
 }  // namespace a2sf

@@ -23,6 +23,7 @@ struct MatmulArgs {
     float *y;
     size_t y_stride;
     bool accumulate;
+    bool operator==(const MatmulArgs &) const = default;
 };
 
 A2SF_INLINE void put(const MatmulArgs &args, size_t row, size_t token, float sum) {
@@ -173,7 +174,7 @@ constexpr MatmulEntry kMatmul[] = {
 
 }  // namespace
 
-void cuda_matmul(cudaStream_t stream, const CudaProduct &job) {
+void cuda_matmul(CudaQueue &queue, const CudaProduct &job) {
     const Product &product = *job.product;
     const Weight &w = *product.w;
     const MatmulArgs args = {static_cast<const uint8_t *>(w.data),
@@ -192,7 +193,7 @@ void cuda_matmul(cudaStream_t stream, const CudaProduct &job) {
     const MatmulEntry &entry = kMatmul[w.type->index];
     const LaunchShape shape = {dim3(n_blocks(w.rows, kTile), n_blocks(job.x.rows, kTile)),
                                dim3(entry.n_threads)};
-    launch("product of a batch", stream, shape, entry.kernel, args);
+    launch("product of a batch", queue, shape, entry.kernel, args);
 }
 
 }  // namespace a2sf

@@ -22,6 +22,7 @@ struct MatvecArgs {
     float *y;
     size_t y_stride;
     bool accumulate;
+    bool operator==(const MatvecArgs &) const = default;
 };
 
 // The row of this warp; all rows for warps behind the last.
@@ -164,7 +165,7 @@ constexpr MatvecKernel kMatvec[] = {
 
 }  // namespace
 
-void cuda_matvec(cudaStream_t stream, const CudaProduct &job) {
+void cuda_matvec(CudaQueue &queue, const CudaProduct &job) {
     const Product &product = *job.product;
     const Weight &w = *product.w;
     const MatvecArgs args = {static_cast<const uint8_t *>(w.data),
@@ -182,7 +183,7 @@ void cuda_matvec(cudaStream_t stream, const CudaProduct &job) {
                              product.accumulate};
     const LaunchShape shape = {dim3(n_blocks(w.rows, kWarps), static_cast<unsigned>(job.x.rows)),
                                dim3(kWarps * kWarp)};
-    launch("product of a token", stream, shape, kMatvec[w.type->index], args);
+    launch("product of a token", queue, shape, kMatvec[w.type->index], args);
 }
 
 }  // namespace a2sf

@@ -9,41 +9,47 @@ namespace {
 constexpr unsigned kThreads = 256, kBlocksEach = 8;  // of a multiprocessor
 constexpr int kChains = 8;                           // independent of each other
 
+struct LoopArgs {
+    int n_rounds;
+    void *sink;
+    bool operator==(const LoopArgs &) const = default;
+};
+
 // What is written in the end depends on all that was computed, so nothing of it is left out.
-__global__ void __launch_bounds__(kThreads) bytes_loop(int n_rounds, int *sink) {
+__global__ void __launch_bounds__(kThreads) bytes_loop(LoopArgs args) {
     int sums[kChains];
     for (int i = 0; i < kChains; ++i) sums[i] = (int)threadIdx.x + i;
-    for (int round = 0; round < n_rounds; ++round) {
+    for (int round = 0; round < args.n_rounds; ++round) {
 #pragma unroll
         for (int i = 0; i < kChains; ++i) sums[i] = __dp4a(sums[i], 0x01010101, sums[i]);
     }
     int all = 0;
     for (int i = 0; i < kChains; ++i) all |= sums[i];
-    if (all == 0x7ffffffe) *sink = all;
+    if (all == 0x7ffffffe) *static_cast<int *>(args.sink) = all;
 }
 
-__global__ void __launch_bounds__(kThreads) floats_loop(int n_rounds, float *sink) {
+__global__ void __launch_bounds__(kThreads) floats_loop(LoopArgs args) {
     float sums[kChains];
     for (int i = 0; i < kChains; ++i) sums[i] = (float)threadIdx.x + (float)i;
-    for (int round = 0; round < n_rounds; ++round) {
+    for (int round = 0; round < args.n_rounds; ++round) {
 #pragma unroll
         for (int i = 0; i < kChains; ++i) sums[i] = fmaf(sums[i], 0.999f, 0.001f);
     }
     float all = 0.0f;
     for (int i = 0; i < kChains; ++i) all += sums[i];
-    if (all < 0.0f) *sink = all;
+    if (all < 0.0f) *static_cast<float *>(args.sink) = all;
 }
 
-__global__ void __launch_bounds__(kThreads) tensor_loop(int n_rounds, float *sink) {
+__global__ void __launch_bounds__(kThreads) tensor_loop(LoopArgs args) {
     float c[kChains][4] = {};
     const uint32_t a[4] = {threadIdx.x, 0, 0, 0}, b[2] = {threadIdx.x, 0};
-    for (int round = 0; round < n_rounds; ++round) {
+    for (int round = 0; round < args.n_rounds; ++round) {
 #pragma unroll
         for (int i = 0; i < kChains; ++i) multiply_tiles(c[i], a, b);
     }
     float all = 0.0f;
     for (int i = 0; i < kChains; ++i) all += c[i][0];
-    if (all < 0.0f) *sink = all;
+    if (all < 0.0f) *static_cast<float *>(args.sink) = all;
 }
 
 LaunchShape whole_device(size_t n_multiprocessors) {
@@ -56,21 +62,21 @@ double n_steps(const LaunchShape &shape, int n_rounds) {
 
 }  // namespace
 
-double cuda_peak_int8(cudaStream_t stream, size_t n_multiprocessors, int n_rounds, void *sink) {
+double cuda_peak_int8(CudaQueue &queue, size_t n_multiprocessors, int n_rounds, void *sink) {
     const LaunchShape shape = whole_device(n_multiprocessors);
-    launch("peak of bytes", stream, shape, bytes_loop, n_rounds, static_cast<int *>(sink));
+    launch("peak of bytes", queue, shape, bytes_loop, LoopArgs{n_rounds, sink});
     return n_steps(shape, n_rounds) * 8;
 }
 
-double cuda_peak_float(cudaStream_t stream, size_t n_multiprocessors, int n_rounds, void *sink) {
+double cuda_peak_float(CudaQueue &queue, size_t n_multiprocessors, int n_rounds, void *sink) {
     const LaunchShape shape = whole_device(n_multiprocessors);
-    launch("peak of floats", stream, shape, floats_loop, n_rounds, static_cast<float *>(sink));
+    launch("peak of floats", queue, shape, floats_loop, LoopArgs{n_rounds, sink});
     return n_steps(shape, n_rounds) * 2;
 }
 
-double cuda_peak_bfloat(cudaStream_t stream, size_t n_multiprocessors, int n_rounds, void *sink) {
+double cuda_peak_bfloat(CudaQueue &queue, size_t n_multiprocessors, int n_rounds, void *sink) {
     const LaunchShape shape = whole_device(n_multiprocessors);
-    launch("peak of bfloat16", stream, shape, tensor_loop, n_rounds, static_cast<float *>(sink));
+    launch("peak of bfloat16", queue, shape, tensor_loop, LoopArgs{n_rounds, sink});
     return n_steps(shape, n_rounds) / kWarp * (16 * 8 * 16 * 2);
 }
 

@@ -19,6 +19,7 @@ struct PrepareArgs {
     bool gelu;
     size_t cols, padded;
     CudaForms forms;
+    bool operator==(const PrepareArgs &) const = default;
 };
 
 // x * sigmoid(u).
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(kThreads) prepare_rows(PrepareArgs args) {
 
 }  // namespace
 
-void cuda_prepare(cudaStream_t stream, const Input &input, const CudaForms &forms) {
+void cuda_prepare(CudaQueue &queue, const Input &input, const CudaForms &forms) {
     const PrepareArgs args = {input.x.data,
                               input.x.stride,
                               input.norm,
@@ -106,7 +107,7 @@ void cuda_prepare(cudaStream_t stream, const Input &input, const CudaForms &form
                               padded_cols(input.x.cols),
                               forms};
     const LaunchShape shape = {dim3(static_cast<unsigned>(input.x.rows)), dim3(kThreads)};
-    launch("input of a product", stream, shape, prepare_rows, args);
+    launch("input of a product", queue, shape, prepare_rows, args);
 }
 
 }  // namespace a2sf

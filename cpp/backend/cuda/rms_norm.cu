@@ -16,6 +16,7 @@ struct NormArgs {
     float *y;
     size_t y_stride;
     bool accumulate;
+    bool operator==(const NormArgs &) const = default;
 };
 
 // x and y may be the same run.
@@ -35,12 +36,12 @@ __global__ void __launch_bounds__(kThreads) norm_runs(NormArgs args) {
 
 }  // namespace
 
-void cuda_rms_norm(cudaStream_t stream, Matrix<const float> x, size_t width, const float *weight,
+void cuda_rms_norm(CudaQueue &queue, Matrix<const float> x, size_t width, const float *weight,
                    float eps, Matrix<float> y, bool accumulate) {
     const NormArgs args = {x.data, x.stride, width, weight, eps, y.data, y.stride, accumulate};
     const LaunchShape shape = {
         dim3(static_cast<unsigned>(x.rows), static_cast<unsigned>(x.cols / width)), dim3(kThreads)};
-    launch("RMS norm", stream, shape, norm_runs, args);
+    launch("RMS norm", queue, shape, norm_runs, args);
 }
 
 }  // namespace a2sf

@@ -15,6 +15,7 @@ struct AngleArgs {
     float magnitude;
     float *angles;
     size_t stride;
+    bool operator==(const AngleArgs &) const = default;
 };
 
 // In double: at position 100,000 a float angle is off by 4e-3.
@@ -33,6 +34,7 @@ struct RopeArgs {
     bool halves;
     float *x;
     size_t x_stride;
+    bool operator==(const RopeArgs &) const = default;
 };
 
 __global__ void __launch_bounds__(kThreads) turn_rows(RopeArgs args) {
@@ -51,16 +53,16 @@ __global__ void __launch_bounds__(kThreads) turn_rows(RopeArgs args) {
 
 }  // namespace
 
-void cuda_rope_angles(cudaStream_t stream, const int32_t *pos, const float *frequency,
-                      float magnitude, Matrix<float> angles) {
+void cuda_rope_angles(CudaQueue &queue, const int32_t *pos, const float *frequency, float magnitude,
+                      Matrix<float> angles) {
     const size_t half = angles.cols / 2;
     const AngleArgs args = {pos, frequency, half, magnitude, angles.data, angles.stride};
     const LaunchShape shape = {dim3(static_cast<unsigned>(angles.rows), n_blocks(half, kThreads)),
                                dim3(kThreads)};
-    launch("angles of RoPE", stream, shape, make_angles, args);
+    launch("angles of RoPE", queue, shape, make_angles, args);
 }
 
-void cuda_rope(cudaStream_t stream, RopeStyle style, size_t head_dim, Matrix<const float> angles,
+void cuda_rope(CudaQueue &queue, RopeStyle style, size_t head_dim, Matrix<const float> angles,
                Matrix<float> x) {
     const size_t half = angles.cols / 2, n_heads = x.cols / head_dim;
     const RopeArgs args = {angles.data, angles.stride, half,
@@ -68,7 +70,7 @@ void cuda_rope(cudaStream_t stream, RopeStyle style, size_t head_dim, Matrix<con
                            x.data,      x.stride};
     const LaunchShape shape = {
         dim3(static_cast<unsigned>(x.rows), n_blocks(half * n_heads, kThreads)), dim3(kThreads)};
-    launch("RoPE", stream, shape, turn_rows, args);
+    launch("RoPE", queue, shape, turn_rows, args);
 }
 
 }  // namespace a2sf

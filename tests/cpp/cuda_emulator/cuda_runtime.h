@@ -3,6 +3,8 @@
 //
 //  - Launches and copies run when somebody waits for them and not before, as on a busy GPU, so that
 //    a host that reads too early or writes too soon is found out.
+//  - What a stream is asked for while it is captured does not run; the graph of it runs as often as
+//    it is launched, with the arguments of that time. Nothing may wait for a stream in between.
 //  - Memory of the GPU cannot be touched by the host: it faults. It begins as rubbish.
 //  - A block's threads are fibers. A barrier or shuffle that some thread of the block or warp does
 //    not reach is an error. Shared memory begins as rubbish.
@@ -44,6 +46,7 @@ enum cudaError_t {
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorLaunchFailure = 719,
+    cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost,
@@ -61,6 +64,9 @@ enum cudaDeviceAttr {
 constexpr unsigned cudaStreamNonBlocking = 1, cudaHostAllocPortable = 1;
 using cudaStream_t = struct EmulatedStream *;
 using cudaEvent_t = struct EmulatedEvent *;
+using cudaGraph_t = struct EmulatedGraph *;
+using cudaGraphExec_t = struct EmulatedGraphExec *;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
 
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
@@ -85,6 +91,13 @@ cudaError_t cudaMemsetAsync(void *memory, int value, size_t n_bytes, cudaStream_
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaEventCreate(cudaEvent_t *event);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
@@ -111,6 +124,10 @@ struct Counts {
     size_t n_events = 0;
     size_t n_waits = 0;          // that had something to wait for, since the beginning
     size_t n_launches = 0;       // since the beginning
+    size_t n_asked = 0;          // launches that no graph holds, since the beginning
+    size_t n_graphs = 0;         // and what is made of them
+    size_t n_captures = 0;       // since the beginning
+    size_t n_plays = 0;          // of graphs, since the beginning
     size_t n_bytes = 0;          // of the GPU
     size_t n_bytes_to_host = 0;  // copied, since the beginning
 };
@@ -150,6 +167,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
         at.blockDim.x % 32 != 0) {
         return cudaErrorInvalidValue;
     }
+    ++cuda_emulator::counts.n_asked;
     return cuda_emulator::enqueue(at.stream,
                                   [at, kernel, ... copies = std::decay_t<Parameters>(arguments)] {
                                       cuda_emulator::run_kernel(at, [&] { kernel(copies...); });

@@ -4,6 +4,7 @@
 #include <deque>
 #include <exception>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -14,8 +15,15 @@
 #include "cuda_runtime.h"
 
 // Work that nobody has waited for yet.
+struct EmulatedGraph {
+    std::vector<std::function<void()>> work;
+};
+struct EmulatedGraphExec {
+    std::vector<std::function<void()>> work;
+};
 struct EmulatedStream {
     std::deque<std::function<void()>> work;
+    std::unique_ptr<EmulatedGraph> captured;  // while it is
 };
 struct EmulatedEvent {
     EmulatedStream *stream = nullptr;
@@ -61,7 +69,13 @@ bool is_pinned(const void *memory) {
     return at < begin + bytes.size();
 }
 
+bool is_capturing() {
+    return std::any_of(streams.begin(), streams.end(),
+                       [](const EmulatedStream *stream) { return stream->captured != nullptr; });
+}
+
 cudaError_t finish(EmulatedStream &stream) {
+    if (stream.captured) return cudaErrorStreamCaptureUnsupported;
     if (stream.work.empty()) return cudaSuccess;
     ++counts.n_waits;
     for (auto &entry : gpu_memory) protect(entry.second, true);
@@ -87,7 +101,11 @@ cudaError_t finish(EmulatedStream &stream) {
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
     if (streams.count(stream) == 0) return cudaErrorInvalidValue;
-    stream->work.push_back(std::move(work));
+    if (stream->captured) {
+        stream->captured->work.push_back(std::move(work));
+    } else {
+        stream->work.push_back(std::move(work));
+    }
     return cudaSuccess;
 }
 
@@ -126,6 +144,7 @@ cudaError_t cudaMemGetInfo(size_t *n_free, size_t *n_total) {
 
 // Ends where a page ends, so that what reads or writes behind it faults. 256-byte aligned.
 cudaError_t cudaMalloc(void **memory, size_t n_bytes) {
+    if (is_capturing()) return cudaErrorStreamCaptureUnsupported;
     const size_t rounded = (n_bytes + 255) / 256 * 256;
     if (counts.n_bytes + rounded > machine.n_memory) return cudaErrorMemoryAllocation;
     const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -215,6 +234,41 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     return finish(*stream);
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    if (stream->captured) return cudaErrorInvalidValue;
+    stream->captured = std::make_unique<EmulatedGraph>();
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    if (!stream->captured) return cudaErrorInvalidValue;
+    *graph = stream->captured.release();
+    ++counts.n_graphs;
+    ++counts.n_captures;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    --counts.n_graphs;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    *exec = new EmulatedGraphExec{graph->work};
+    ++counts.n_graphs;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    ++counts.n_plays;
+    for (const auto &work : exec->work) {
+        const cudaError_t status = enqueue(stream, work);
+        if (status != cudaSuccess) return status;
+    }
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+    delete exec;
+    --counts.n_graphs;
+    return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
     *event = new EmulatedEvent;

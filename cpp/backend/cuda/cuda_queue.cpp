@@ -1,0 +1,168 @@
+#include "backend/cuda/cuda_queue.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cuda/cuda_check.h"
+
+namespace a2sf {
+
+namespace {
+
+constexpr size_t kInputBytes = size_t{64} << 10;
+constexpr size_t kInputAlignment = 64;
+// Greedy and not, and a few sessions that share a backend.
+constexpr size_t kMostGraphs = 4;
+
+size_t rounded(size_t n, size_t to) {
+    return (n + to - 1) / to * to;
+}
+
+bool is_same(const dim3 &a, const dim3 &b) {
+    return a.x == b.x && a.y == b.y && a.z == b.z;
+}
+
+}  // namespace
+
+bool CudaLaunch::is_like(const CudaLaunch &other) const {
+    return kernel == other.kernel && is_same(grid, other.grid) && is_same(block, other.block) &&
+           n_shared == other.n_shared && n_bytes == other.n_bytes;
+}
+
+void CudaPass::clear() {
+    launches.clear();
+    arguments.clear();
+}
+
+void CudaPass::add(const CudaLaunch &launch, const void *its_arguments) {
+    const size_t at = arguments.size();
+    arguments.resize(at + rounded(launch.n_bytes, kArgumentAlignment));
+    std::memcpy(arguments.data() + at, its_arguments, launch.n_bytes);
+    launches.push_back(launch);
+}
+
+void CudaPass::run(cudaStream_t stream) const {
+    size_t at = 0;
+    for (const CudaLaunch &launch : launches) {
+        launch.kind->run(launch, arguments.data() + at, stream);
+        at += rounded(launch.n_bytes, kArgumentAlignment);
+    }
+}
+
+bool CudaPass::operator==(const CudaPass &other) const {
+    if (launches.size() != other.launches.size()) return false;
+    size_t at = 0;
+    for (size_t i = 0; i < launches.size(); ++i) {
+        const CudaLaunch &launch = launches[i];
+        if (!launch.is_like(other.launches[i]) ||
+            !launch.kind->equal(arguments.data() + at, other.arguments.data() + at)) {
+            return false;
+        }
+        at += rounded(launch.n_bytes, kArgumentAlignment);
+    }
+    return true;
+}
+
+CudaQueue::Stream::Stream() {
+    check_cuda(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking), "making a stream");
+}
+
+CudaQueue::Stream::~Stream() {
+    cudaStreamDestroy(handle);
+}
+
+CudaQueue::CudaQueue() : staging_(stream_.handle) {}
+
+// A pass that nobody has waited for may name memory that is gone.
+CudaQueue::~CudaQueue() {
+    cudaStreamSynchronize(stream_.handle);
+    for (const Graph &graph : graphs_) cudaGraphExecDestroy(graph.exec);
+}
+
+void CudaQueue::launch(const CudaLaunch &launch, const void *arguments) {
+    if (puts_off_) {
+        pass_.add(launch, arguments);
+    } else {
+        launch.kind->run(launch, arguments, stream_.handle);
+    }
+}
+
+const void *CudaQueue::copy_bytes(const void *from, size_t n_bytes) {
+    const size_t at = rounded(staged_.size(), kInputAlignment);
+    if (puts_off_ && at + n_bytes > kInputBytes) play();
+    if (!puts_off_) return staging_.copy_bytes(from, n_bytes);
+    staged_.resize(at + n_bytes);
+    if (n_bytes > 0) std::memcpy(staged_.data() + at, from, n_bytes);
+    return static_cast<std::byte *>(inputs_->data()) + at;
+}
+
+void CudaQueue::copy_to(void *to, const void *from, size_t n_bytes) {
+    play();
+    staging_.copy_to(to, from, n_bytes);
+}
+
+cudaStream_t CudaQueue::stream() {
+    play();
+    return stream_.handle;
+}
+
+void CudaQueue::wait() {
+    check_cuda(cudaStreamSynchronize(stream()), "waiting for the GPU");
+}
+
+void CudaQueue::begin_pass() {
+    play();
+    if (!inputs_) inputs_ = std::make_unique<GpuMemory>(kInputBytes, "inputs of a step");
+    pass_.clear();
+    staged_.clear();
+    puts_off_ = true;
+}
+
+// Once as it is, which also loads its kernels; if it comes again, as a graph from then on.
+void CudaQueue::play() {
+    if (!puts_off_) return;
+    puts_off_ = false;
+    if (pass_.launches.empty()) return;
+    staging_.copy_to(inputs_->data(), staged_.data(), staged_.size());
+    auto graph = std::find_if(graphs_.begin(), graphs_.end(),
+                              [&](const Graph &known) { return known.pass == pass_; });
+    if (graph == graphs_.end()) {
+        if (!(pass_ == last_)) {
+            pass_.run(stream_.handle);
+            std::swap(last_, pass_);
+            return;
+        }
+        Graph made;
+        capture(made);
+        if (graphs_.size() < kMostGraphs) {
+            graphs_.push_back(std::move(made));
+            graph = graphs_.end() - 1;
+        } else {
+            graph = graphs_.begin() + static_cast<ptrdiff_t>(oldest_++ % kMostGraphs);
+            cudaStreamSynchronize(stream_.handle);  // it may be playing
+            cudaGraphExecDestroy(graph->exec);
+            *graph = std::move(made);
+        }
+    }
+    check_cuda(cudaGraphLaunch(graph->exec, stream_.handle), "playing a step");
+}
+
+void CudaQueue::capture(Graph &graph) {
+    cudaGraph_t captured = nullptr;
+    check_cuda(cudaStreamBeginCapture(stream_.handle, cudaStreamCaptureModeThreadLocal),
+               "capturing a step");
+    try {
+        pass_.run(stream_.handle);
+    } catch (...) {
+        cudaStreamEndCapture(stream_.handle, &captured);
+        if (captured != nullptr) cudaGraphDestroy(captured);
+        throw;
+    }
+    check_cuda(cudaStreamEndCapture(stream_.handle, &captured), "capturing a step");
+    const cudaError_t status = cudaGraphInstantiate(&graph.exec, captured, 0);
+    cudaGraphDestroy(captured);
+    check_cuda(status, "making a graph of a step");
+    graph.pass = pass_;
+}
+
+}  // namespace a2sf
