@@ -182,6 +182,9 @@ struct MachinePeaks {
     // The same of bfloat16 tiles, 0 without. Where there are some, batches of all types but F32
     // run on them.
     double bfloat16_gflops = 0;
+    // 1e9 bytes/s of a copy within the device's own memory, those read and those written; 0 of a
+    // device that has none. read_gb_s is the same where there is one.
+    double copy_gb_s = 0;
 };
 
 // The token that logits make likeliest, the first of equals.

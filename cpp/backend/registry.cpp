@@ -14,9 +14,10 @@ constexpr BackendEntry kEntries[] = {
      [](const BackendOptions &options) -> std::unique_ptr<Backend> {
          return std::make_unique<CpuBackend>(default_kernels(), options.n_threads);
      },
-     [] { return default_kernels().name; }},
+     [] { return default_kernels().name; }, [] { return OwnMemory{}; }, [] {}},
     {"cuda", [] { return cuda_unavailable(); },
-     [](const BackendOptions &options) { return create_cuda(options); }, [] { return cuda_isa(); }},
+     [](const BackendOptions &options) { return create_cuda(options); }, [] { return cuda_isa(); },
+     [] { return cuda_memory(); }, [] { begin_cuda_peak(); }},
 };
 
 }  // namespace

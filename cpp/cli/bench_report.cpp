@@ -34,11 +34,13 @@ void visit_columns(const BenchRow &row, Visit &visit) {
     visit("kv_bytes", row.kv_bytes);
     visit("kv_bytes_full", row.kv_bytes_full);
     visit("peak_rss_bytes", row.peak_rss_bytes);
+    visit("device_bytes", row.device_bytes);
     visit("weight_bytes_per_token", row.weight_bytes_per_token);
     visit("read_gb_s", row.peaks.read_gb_s);
     visit("int8_gops", row.peaks.int8_gops);
     visit("float_gflops", row.peaks.float_gflops);
     visit("bfloat16_gflops", row.peaks.bfloat16_gflops);
+    visit("copy_gb_s", row.copy_gb_s());
     visit("fraction_of_peak", row.fraction_of_peak);
 }
 
@@ -51,6 +53,9 @@ struct JsonColumns {
     }
     void operator()(const char *name, const std::optional<size_t> &count) {
         count ? json.field(name, *count) : json.key(name).null();
+    }
+    void operator()(const char *name, const std::optional<double> &number) {
+        number ? json.field(name, *number) : json.key(name).null();
     }
     void operator()(const char *name, double number) { json.field(name, number); }
     void operator()(const char *name, size_t count) { json.field(name, count); }
@@ -78,6 +83,9 @@ struct CsvColumns {
     void operator()(const char *, const std::optional<size_t> &count) {
         cell(count ? std::to_string(*count) : "");
     }
+    void operator()(const char *name, const std::optional<double> &number) {
+        number ? (*this)(name, *number) : cell("");
+    }
     void operator()(const char *, double number) {
         char text[32];
         const auto [end, error] = std::to_chars(text, text + sizeof(text), number);
@@ -102,10 +110,11 @@ struct TableColumn {
 };
 
 // After the model's, whose width is that of the name.
-constexpr TableColumn kTable[] = {
-    {"weights", 7, false}, {"policy", 10, false},      {"budget", 7, true},
-    {"test", 7, false},    {"depth", 7, true},         {"tokens/s", 9, true},
-    {"min-max", 15, true}, {"KV cache MiB", 12, true}, {"% of peak", 9, true}};
+constexpr TableColumn kTable[] = {{"weights", 7, false},    {"policy", 10, false},
+                                  {"budget", 7, true},      {"test", 7, false},
+                                  {"depth", 7, true},       {"tokens/s", 9, true},
+                                  {"min-max", 15, true},    {"KV cache MiB", 12, true},
+                                  {"device MiB", 10, true}, {"% of peak", 9, true}};
 
 std::string padded_text(const std::string &text, size_t width, bool right) {
     const std::string space(width > text.size() ? width - text.size() : 0, ' ');
@@ -135,6 +144,10 @@ std::string speed(double tokens_per_s) {
     return decimals(tokens_per_s, tokens_per_s < 100 ? 2 : 1);
 }
 
+std::string mebibytes(size_t n_bytes) {
+    return decimals(static_cast<double>(n_bytes) / (1 << 20), 1);
+}
+
 // A '|' in a name would end the cell.
 std::string one_cell(std::string text) {
     for (char &c : text) {
@@ -152,7 +165,8 @@ std::string table_row(const BenchRow &row, size_t model_width) {
         grouped(row.depth),
         speed(row.tokens_per_s),
         str(speed(row.tokens_per_s_min), "-", speed(row.tokens_per_s_max)),
-        decimals(static_cast<double>(row.kv_bytes) / (1 << 20), 1),
+        mebibytes(row.kv_bytes),
+        row.device_bytes ? mebibytes(*row.device_bytes) : "-",
         decimals(100 * row.fraction_of_peak, 1)};
     return table_line(one_cell(row.model), model_width, cells);
 }

@@ -30,9 +30,14 @@ struct BenchRow {
     size_t kv_bytes = 0;       // the cache as allocated
     size_t kv_bytes_full = 0;  // K and V of a cache that kept every token
     size_t peak_rss_bytes = 0;
+    std::optional<size_t> device_bytes;  // none: the device uses the host's memory
     size_t weight_bytes_per_token = 0;
     MachinePeaks peaks;
     double fraction_of_peak = 0;  // engine/work.h: decode_fraction or prompt_fraction
+
+    std::optional<double> copy_gb_s() const {
+        return device_bytes ? std::optional(peaks.copy_gb_s) : std::nullopt;
+    }
 };
 
 enum class BenchFormat { Markdown, Json, Csv };

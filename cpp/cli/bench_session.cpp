@@ -62,8 +62,9 @@ double median_of(std::vector<double> values) {
 
 MachinePeaks median_of(const std::vector<MachinePeaks> &peaks) {
     MachinePeaks result;
-    for (const auto peak : {&MachinePeaks::read_gb_s, &MachinePeaks::int8_gops,
-                            &MachinePeaks::float_gflops, &MachinePeaks::bfloat16_gflops}) {
+    for (const auto peak :
+         {&MachinePeaks::read_gb_s, &MachinePeaks::int8_gops, &MachinePeaks::float_gflops,
+          &MachinePeaks::bfloat16_gflops, &MachinePeaks::copy_gb_s}) {
         std::vector<double> values;
         for (const MachinePeaks &one : peaks) values.push_back(one.*peak);
         result.*peak = median_of(std::move(values));
@@ -86,7 +87,7 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
     const bool near = session_ && depth == depth_ && depth > 0;
     if (!near || !can_continue(depth, test.n_tokens)) session_.reset();
     depth_ = depth;
-    reset_peak_rss();
+    begin_memory_peaks();
     if (!session_) session_ = std::make_unique<Session>(engine_.model, options);
     warm_up(test, depth);
     Measurement result;
@@ -95,10 +96,10 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
     const auto measure_peaks = [&] {
         const bool anew = Clock::now() - peaks_at_ > kPeaksHold;
         if (anew) {
-            result.peak_rss_bytes = std::max(result.peak_rss_bytes, peak_resident());
+            keep_memory_peaks(result);
             peaks_ = machine_.measure_peaks();
             peaks_at_ = Clock::now();
-            reset_peak_rss();
+            begin_memory_peaks();
         }
         peaks.push_back(peaks_);
         if (interrupted()) throw Interrupted();
@@ -120,11 +121,23 @@ Measurement BenchSession::measure(const SessionOptions &options, const BenchTest
             static_cast<double>(kv_before + kv_after) / 2 / static_cast<double>(n_repetitions_);
     }
     measure_peaks();
-    result.peak_rss_bytes = std::max(result.peak_rss_bytes, peak_resident());
+    keep_memory_peaks(result);
     result.peaks = median_of(peaks);
     result.kv_bytes = session_->cache().n_bytes();
     result.kv_bytes_full = session_->cache().n_bytes_full(depth + test.n_tokens);
     return result;
+}
+
+void BenchSession::begin_memory_peaks() const {
+    reset_peak_rss();
+    engine_.model->device().begin_peak();
+}
+
+void BenchSession::keep_memory_peaks(Measurement &result) const {
+    result.peak_rss_bytes = std::max(result.peak_rss_bytes, peak_resident());
+    const OwnMemory device = engine_.model->device().memory();
+    if (device.n_total == 0) return;
+    result.device_bytes = std::max(result.device_bytes.value_or(0), device.n_peak);
 }
 
 // Reading a long text again for every repetition would take most of the time. The session goes on

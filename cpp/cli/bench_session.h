@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,12 +24,13 @@ struct BenchTest {
 };
 
 struct Measurement {
-    std::vector<double> tokens_per_s;  // [n_repetitions]
-    MachinePeaks peaks;                // medians of those measured before each and after the last
-    double kv_bytes_per_token = 0;     // K and V that a token of the test had to read, on average
-    size_t kv_bytes = 0;               // allocated, at the end
-    size_t kv_bytes_full = 0;          // K and V of depth + n tokens
-    size_t peak_rss_bytes = 0;         // of the process, during this measurement
+    std::vector<double> tokens_per_s;    // [n_repetitions]
+    MachinePeaks peaks;                  // medians of those measured before each and after the last
+    double kv_bytes_per_token = 0;       // K and V that a token of the test had to read, on average
+    size_t kv_bytes = 0;                 // allocated, at the end
+    size_t kv_bytes_full = 0;            // K and V of depth + n tokens
+    size_t peak_rss_bytes = 0;           // of the process, during this measurement
+    std::optional<size_t> device_bytes;  // the same, of the device's own memory if it has some
 };
 
 // Peaks are measured beside every repetition that takes a while: on a machine with other work they
@@ -56,6 +58,8 @@ class BenchSession {
     const Session &session() const { return *session_; }
 
   private:
+    void begin_memory_peaks() const;
+    void keep_memory_peaks(Measurement &result) const;
     bool can_continue(size_t depth, size_t n_tokens) const;
     void warm_up(const BenchTest &test, size_t depth);
     size_t most_tokens() const;

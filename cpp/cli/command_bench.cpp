@@ -116,7 +116,8 @@ OptionGroup limits_group(BenchArguments &bench) {
               "the largest budget of --policy (a2sf) with --batch and --threads",
               "", to_switch(bench.limits.wanted)},
              {"--memory", "", "SIZE,...", "amounts of memory for --limits: 256M, 1.5G",
-              "what the process may use", [&bench](std::string_view value) {
+              "what the process may use, of the device's own memory if it has some",
+              [&bench](std::string_view value) {
                   bench.limits.memory.clear();
                   for_each_part(value, [&](std::string_view part) {
                       bench.limits.memory.push_back(parse_size(part));
@@ -158,7 +159,8 @@ constexpr const char *kNotes =
     "The machine's peaks are measured beside the repetitions with the same threads\n"
     "and instruction set, and are medians too: read_gb_s, 1e9 bytes/s from memory;\n"
     "int8_gops and float_gflops, 1e9 operations/s of vectors, two per multiply-add;\n"
-    "bfloat16_gflops the same of tiles (AMX), 0 without. fraction_of_peak is\n"
+    "bfloat16_gflops the same of tiles (AMX, tensor cores), 0 without them.\n"
+    "fraction_of_peak is\n"
     "  tg: tokens_per_s x (weight_bytes_per_token + K and V bytes read per token)\n"
     "      / read_gb_s\n"
     "  pp: tokens_per_s x 2 x (weights multiplied per token) / int8_gops, or\n"
@@ -170,7 +172,11 @@ constexpr const char *kNotes =
     "\n"
     "weight_type holds most bytes. kv_bytes is the cache as allocated, with room for\n"
     "the repetitions; kv_bytes_full is K and V of every token. peak_rss_bytes is the\n"
-    "most memory that the process had resident while the row was measured.\n";
+    "most memory that the process had resident while the row was measured,\n"
+    "device_bytes the most that it had taken of a device's own memory: weights, cache\n"
+    "and scratch. On such a device copy_gb_s is 1e9 bytes/s of a copy within that\n"
+    "memory, bytes read and bytes written both counted, and read_gb_s is the same.\n"
+    "On others both are null.\n";
 
 CommandLine describe(BenchArguments &bench) {
     SharedArguments &shared = bench.shared;
@@ -293,6 +299,7 @@ BenchRow row_of(const std::string &name, const PlannedRow &planned, const Measur
     row.kv_bytes = measured.kv_bytes;
     row.kv_bytes_full = measured.kv_bytes_full;
     row.peak_rss_bytes = measured.peak_rss_bytes;
+    row.device_bytes = measured.device_bytes;
     row.weight_bytes_per_token = weight_bytes_per_token(model);
     row.peaks = measured.peaks;
     row.fraction_of_peak =
@@ -307,11 +314,11 @@ void note_machine(const BenchArguments &bench, const Backend &machine, const Mac
         peaks.bfloat16_gflops == 0
             ? std::string()
             : str(" and ", decimals(peaks.bfloat16_gflops, 0), " bfloat16 on tiles");
-    note(bench.shared,
-         str(machine.device(), " ", machine.isa(), ", ", machine.n_threads(),
-             machine.n_threads() == 1 ? " thread" : " threads", ": beside the rows read ",
-             decimals(peaks.read_gb_s, 1), " GB/s, did ", decimals(peaks.int8_gops, 0),
-             " GOPS int8, ", decimals(peaks.float_gflops, 0), " GFLOPS float", tiles));
+    note(bench.shared, str(machine.device(), " ", machine.isa(), ", ", machine.n_threads(),
+                           machine.n_threads() == 1 ? " thread" : " threads", ": beside the rows ",
+                           peaks.copy_gb_s > 0 ? "copied " : "read ", decimals(peaks.read_gb_s, 1),
+                           " GB/s, did ", decimals(peaks.int8_gops, 0), " GOPS int8, ",
+                           decimals(peaks.float_gflops, 0), " GFLOPS float", tiles));
 }
 
 // One session for as long as policy and budget stay the same.

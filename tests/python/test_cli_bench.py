@@ -26,6 +26,7 @@ NUMBERS = (
     "float_gflops", "fraction_of_peak",
 )  # fmt: skip
 EVICTION = ("budget", "prefill")  # null when nothing is evicted
+OWN_MEMORY = ("device_bytes", "copy_gb_s")  # null where the device uses the host's
 MATRICES = re.compile(r"blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight")
 
 
@@ -59,7 +60,9 @@ def test_every_column_has_its_type(shipped: Path) -> None:
     rows = bench(shipped, "-p", 16, "-n", 4, "-t", 1)
     assert [row["test"] for row in rows] == ["pp16", "tg4"]
     for row in rows:
-        assert sorted(row) == sorted([*TEXT, *COUNTS, *NUMBERS, *EVICTION, "bfloat16_gflops"])
+        columns = [*TEXT, *COUNTS, *NUMBERS, *EVICTION, *OWN_MEMORY, "bfloat16_gflops"]
+        assert sorted(row) == sorted(columns)
+        assert [row[name] for name in OWN_MEMORY] == [None, None]
         assert all(isinstance(row[name], str) and row[name] for name in TEXT)
         assert all(isinstance(row[name], int) and row[name] >= 0 for name in COUNTS)
         assert all(isinstance(row[name], (int, float)) and row[name] > 0 for name in NUMBERS)
@@ -135,6 +138,7 @@ def test_csv_has_the_columns_of_json(shipped: Path) -> None:
     for line, row in zip(table, rows, strict=True):
         assert list(line) == list(row)
         assert line["budget"] == ("" if row["budget"] is None else str(row["budget"]))
+        assert [line[name] for name in OWN_MEMORY] == ["", ""]
         assert (line["test"], line["model"]) == (row["test"], row["model"])
         assert float(line["tokens_per_s"]) > 0
 
@@ -148,6 +152,7 @@ def test_table(shipped: Path) -> None:
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert cells[0][:6] == ["model", "weights", "policy", "budget", "test", "depth"]
     assert set("".join(cells[1])) == {"-", ":"}
+    assert {row[cells[0].index("device MiB")] for row in cells[2:]} == {"-"}
     assert [row[4:6] for row in cells[2:]] == [
         ["pp8", "0"], ["tg2", "0"], ["pp8", "1,024"], ["tg2", "1,024"],
     ]  # fmt: skip

@@ -64,4 +64,14 @@ const char *cuda_isa() {
     return name.c_str();
 }
 
+OwnMemory cuda_memory() {
+    OwnMemory memory = GpuMemory::taken();
+    check_cuda(cudaMemGetInfo(&memory.n_free, &memory.n_total), "asking for free memory");
+    return memory;
+}
+
+void begin_cuda_peak() {
+    GpuMemory::begin_peak();
+}
+
 }  // namespace a2sf

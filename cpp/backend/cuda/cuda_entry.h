@@ -11,5 +11,7 @@ namespace a2sf {
 std::string cuda_unavailable();
 std::unique_ptr<Backend> create_cuda(const BackendOptions &options);
 const char *cuda_isa();
+OwnMemory cuda_memory();
+void begin_cuda_peak();
 
 }  // namespace a2sf

@@ -1,6 +1,7 @@
 #include "backend/cuda/cuda_memory.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "backend/cuda/cuda_check.h"
@@ -13,13 +14,31 @@ namespace {
 constexpr size_t kStagingBytes = size_t{4} << 20;
 constexpr size_t kAlignment = 64;
 
+// Bytes asked for, without what the driver rounds up and takes itself.
+std::atomic<size_t> n_taken = 0, n_peak = 0;
+thread_local size_t n_by_thread = 0;
+
+void count_taken(size_t n_bytes) {
+    n_by_thread += n_bytes;
+    const size_t now = n_taken += n_bytes;
+    for (size_t peak = n_peak; now > peak && !n_peak.compare_exchange_weak(peak, now);) continue;
+}
+
+void count_freed(size_t n_bytes) {
+    n_by_thread -= n_bytes;
+    n_taken -= n_bytes;
+}
+
 }  // namespace
 
 GpuMemory::GpuMemory(size_t n_bytes, const char *what) {
     n_bytes_ = n_bytes;
     if (n_bytes == 0) return;
     const cudaError_t status = cudaMalloc(&data_, n_bytes);
-    if (status == cudaSuccess) return;
+    if (status == cudaSuccess) {
+        count_taken(n_bytes);
+        return;
+    }
     data_ = nullptr;
     if (status != cudaErrorMemoryAllocation) throw_cuda(status, what);
     cudaGetLastError();
@@ -30,7 +49,17 @@ GpuMemory::GpuMemory(size_t n_bytes, const char *what) {
 }
 
 GpuMemory::~GpuMemory() {
-    if (data_ != nullptr) cudaFree(data_);  // a destructor has nobody to tell
+    if (data_ == nullptr) return;
+    cudaFree(data_);  // a destructor has nobody to tell
+    count_freed(n_bytes_);
+}
+
+OwnMemory GpuMemory::taken() {
+    return {.n_taken = n_taken, .n_peak = n_peak, .n_by_thread = n_by_thread};
+}
+
+void GpuMemory::begin_peak() {
+    n_peak = n_taken.load();
 }
 
 SharedMemory::SharedMemory(size_t n_bytes, const char *what) {

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "backend/backend.h"
+#include "backend/registry.h"
 
 namespace a2sf {
 
@@ -15,6 +16,10 @@ class GpuMemory final : public DeviceMemory {
     ~GpuMemory() override;
     GpuMemory(const GpuMemory &) = delete;
     GpuMemory &operator=(const GpuMemory &) = delete;
+
+    // Of all there is and was; the total and what is free are left out.
+    static OwnMemory taken();
+    static void begin_peak();
 };
 
 // Memory of the host that the GPU reads and writes at the same addresses, page-locked and zeroed.
@@ -37,6 +42,8 @@ class Staging {
     const void *copy_bytes(const void *from, size_t n_bytes);
     // To memory of the GPU's.
     void copy_to(void *to, const void *from, size_t n_bytes);
+
+    size_t n_bytes() const { return device_ ? device_->n_bytes() : 0; }  // on the GPU
 
   private:
     size_t take(size_t n_bytes);

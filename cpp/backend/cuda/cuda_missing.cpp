@@ -16,4 +16,10 @@ const char *cuda_isa() {
     return "";
 }
 
+OwnMemory cuda_memory() {
+    return {};
+}
+
+void begin_cuda_peak() {}
+
 }  // namespace a2sf

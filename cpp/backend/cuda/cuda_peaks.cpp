@@ -10,7 +10,6 @@ namespace {
 constexpr size_t kCopyBytes = size_t{256} << 20;
 constexpr float kLongEnough = 20.0f;  // milliseconds
 constexpr int kFirstRounds = 16, kMostRounds = 1 << 20;
-constexpr int kCopies = 8;
 
 class Event {
   public:
@@ -55,15 +54,14 @@ double CudaBackend::copied_bytes_per_s() {
     check_cuda(cudaMemGetInfo(&n_free, &n_total), "asking for free memory");
     const size_t n_bytes = std::min(kCopyBytes, n_free / 4);
     const auto from = allocate(n_bytes, "measuring memory"), to = allocate(n_bytes, "the same");
-    Event begin, end;
-    for (int i = 0; i <= kCopies; ++i) {
-        if (i == 1) begin.record(queue_.stream());  // the first copy is not counted
-        check_cuda(cudaMemcpyAsync(to->data(), from->data(), n_bytes, cudaMemcpyDeviceToDevice,
-                                   queue_.stream()),
-                   "copying within the GPU");
-    }
-    end.record(queue_.stream());
-    return 2.0 * kCopies * static_cast<double>(n_bytes) / Event::seconds(begin, end);
+    return operations_per_s([&](int n_copies) {
+        for (int i = 0; i < n_copies; ++i) {
+            check_cuda(cudaMemcpyAsync(to->data(), from->data(), n_bytes, cudaMemcpyDeviceToDevice,
+                                       queue_.stream()),
+                       "copying within the GPU");
+        }
+        return 2.0 * n_copies * static_cast<double>(n_bytes);
+    });
 }
 
 MachinePeaks CudaBackend::measure_peaks() {
@@ -74,7 +72,7 @@ MachinePeaks CudaBackend::measure_peaks() {
     const auto memory = allocate(sizeof(float), "measuring arithmetic");
     void *sink = memory->data();
     MachinePeaks peaks;
-    peaks.read_gb_s = copied_bytes_per_s() / 1e9;
+    peaks.read_gb_s = peaks.copy_gb_s = copied_bytes_per_s() / 1e9;
     const auto giga = [&](auto peak) {
         return operations_per_s([&](int rounds) { return peak(queue_, n, rounds, sink); }) / 1e9;
     };

@@ -14,6 +14,22 @@
 
 namespace a2sf::testing {
 
+// The emulated machine as it was, at the end of a test that changes it.
+struct Restored {
+    cuda_emulator::Machine before = cuda_emulator::machine;
+    ~Restored() { cuda_emulator::machine = before; }
+};
+
+// What the body's DeviceError says; nothing if there is none.
+inline std::string message_of(const std::function<void()> &body) {
+    try {
+        body();
+    } catch (const DeviceError &error) {
+        return error.what();
+    }
+    return {};
+}
+
 // An array of the host, copied to the GPU.
 template <typename T>
 class OnDevice {

@@ -11,25 +11,6 @@
 using namespace a2sf;
 using namespace a2sf::testing;
 
-namespace {
-
-// The emulated machine as it was, at the end of a test that changes it.
-struct Restored {
-    cuda_emulator::Machine before = cuda_emulator::machine;
-    ~Restored() { cuda_emulator::machine = before; }
-};
-
-std::string message_of(const std::function<void()> &body) {
-    try {
-        body();
-    } catch (const DeviceError &error) {
-        return error.what();
-    }
-    return {};
-}
-
-}  // namespace
-
 TEST_CASE("cuda: a machine says what it lacks, and auto takes the GPU where it lacks nothing") {
     const Restored restored;
     CHECK(std::string(find_backend("auto").device) == "cuda");
@@ -78,6 +59,31 @@ TEST_CASE("cuda: out of memory says how much was wanted, for what, and how much 
     const std::string shared = message_of([&] { backend.allocate_shared(200, "scores"); });
     CHECK(shared.find("scores: 200 bytes of page-locked memory wanted") != std::string::npos);
     CHECK(backend.allocate(1000, "small")->n_bytes() == 1000);
+}
+
+TEST_CASE("cuda: what is taken of the GPU is counted, with its peak") {
+    const BackendEntry &entry = find_backend("cuda");
+    entry.begin_peak();
+    const OwnMemory before = entry.memory();
+    CHECK(before.n_total == cuda_emulator::machine.n_memory);
+    CHECK(before.n_peak == before.n_taken);
+    CudaBackend backend(1);
+    {
+        const auto large = backend.allocate(5000, "test"), small = backend.allocate(100, "test");
+        backend.allocate(0, "nothing");
+        backend.allocate_shared(1000, "the host's");
+        const OwnMemory now = entry.memory();
+        CHECK(now.n_taken == before.n_taken + 5100);
+        CHECK(now.n_by_thread == before.n_by_thread + 5100);
+        CHECK(now.n_free < before.n_free);
+        CHECK_THROWS_AS(backend.allocate(before.n_total, "too much"), DeviceError);
+    }
+    const OwnMemory after = entry.memory();
+    CHECK(after.n_taken == before.n_taken);
+    CHECK(after.n_by_thread == before.n_by_thread);
+    CHECK(after.n_free == before.n_free);
+    CHECK(after.n_peak == before.n_taken + 5100);
+    CHECK(find_backend("cpu").memory().n_total == 0);
 }
 
 TEST_CASE("cuda: nothing leaks over a thousand backends") {
@@ -244,4 +250,5 @@ TEST_CASE("cuda: peaks are measured, not guessed") {
     CHECK(peaks.int8_gops > 0.0);
     CHECK(peaks.float_gflops > 0.0);
     CHECK(peaks.bfloat16_gflops > 0.0);
+    CHECK(peaks.copy_gb_s == peaks.read_gb_s);
 }
