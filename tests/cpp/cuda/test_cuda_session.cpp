@@ -141,15 +141,3 @@ TEST_CASE("cuda session: sessions that take a step together get what each gets a
         }
     }
 }
-
-TEST_CASE("cuda session: a model and its sessions leave nothing behind") {
-    const size_t n_before = cuda_emulator::counts.n_allocations;
-    const size_t n_streams = cuda_emulator::counts.n_streams;
-    for (int i = 0; i < 3; ++i) {
-        const Engine engine = load_tiny({}, "cuda");
-        Session session(engine.model, with(find_policy("a2sf-dual"), 32));
-        session.feed(some_ids(50));
-    }
-    CHECK(cuda_emulator::counts.n_allocations == n_before);
-    CHECK(cuda_emulator::counts.n_streams == n_streams);
-}

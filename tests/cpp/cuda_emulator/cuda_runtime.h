@@ -106,7 +106,7 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEve
 
 namespace cuda_emulator {
 
-// What the machine of a test is like.
+// What the machine of a test is like. Several threads may use it, one call at a time.
 struct Machine {
     int driver_version = 13000;  // 0: no driver
     cudaError_t count_status = cudaSuccess;
@@ -114,6 +114,8 @@ struct Machine {
     int major = 8;
     size_t n_memory = size_t{1} << 30;
     size_t most_host_bytes = size_t{1} << 30;
+    size_t n_makes_left = SIZE_MAX;     // memory, streams and events, until no more are given
+    size_t n_launches_left = SIZE_MAX;  // that run, until one fails; those after it run again
 };
 extern Machine machine;
 

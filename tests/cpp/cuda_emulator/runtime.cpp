@@ -5,8 +5,10 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <sys/mman.h>
@@ -24,6 +26,7 @@ struct EmulatedGraphExec {
 struct EmulatedStream {
     std::deque<std::function<void()>> work;
     std::unique_ptr<EmulatedGraph> captured;  // while it is
+    cudaError_t status = cudaSuccess;         // of what ran; sticks until somebody waits
 };
 struct EmulatedEvent {
     EmulatedStream *stream = nullptr;
@@ -46,7 +49,19 @@ std::map<std::byte *, Allocation> gpu_memory;  // by what cudaMalloc gave
 std::map<std::byte *, std::vector<std::byte>> host_memory;
 std::set<EmulatedStream *> streams;
 bool gpu_is_open = false;
-std::string failure;  // of a kernel; sticks until asked for
+std::string failure;                 // of a kernel; sticks until asked for
+thread_local size_t n_captures = 0;  // begun by this thread, which makes nothing meanwhile
+
+// One call of one thread at a time, and all that it runs.
+std::recursive_mutex calls;
+using Alone = std::lock_guard<std::recursive_mutex>;
+
+// Whether the machine still makes things: see Machine::n_makes_left.
+bool makes() {
+    if (machine.n_makes_left == 0) return false;
+    if (machine.n_makes_left != SIZE_MAX) --machine.n_makes_left;
+    return true;
+}
 
 void protect(const Allocation &allocation, bool open) {
     mprotect(allocation.pages, allocation.n_pages_bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
@@ -69,18 +84,11 @@ bool is_pinned(const void *memory) {
     return at < begin + bytes.size();
 }
 
-bool is_capturing() {
-    return std::any_of(streams.begin(), streams.end(),
-                       [](const EmulatedStream *stream) { return stream->captured != nullptr; });
-}
-
-cudaError_t finish(EmulatedStream &stream) {
-    if (stream.captured) return cudaErrorStreamCaptureUnsupported;
-    if (stream.work.empty()) return cudaSuccess;
+void run(EmulatedStream &stream) {
+    if (stream.work.empty()) return;
     ++counts.n_waits;
     for (auto &entry : gpu_memory) protect(entry.second, true);
     gpu_is_open = true;
-    cudaError_t status = cudaSuccess;
     while (!stream.work.empty()) {
         const std::function<void()> next = std::move(stream.work.front());
         stream.work.pop_front();
@@ -88,18 +96,24 @@ cudaError_t finish(EmulatedStream &stream) {
             next();
         } catch (const std::exception &error) {
             failure = error.what();
-            status = cudaErrorLaunchFailure;
+            stream.status = cudaErrorLaunchFailure;
             stream.work.clear();
         }
     }
     for (auto &entry : gpu_memory) protect(entry.second, false);
     gpu_is_open = false;
-    return status;
+}
+
+cudaError_t finish(EmulatedStream &stream) {
+    if (stream.captured) return cudaErrorStreamCaptureUnsupported;
+    run(stream);
+    return std::exchange(stream.status, cudaSuccess);
 }
 
 }  // namespace
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
+    const Alone alone(calls);
     if (streams.count(stream) == 0) return cudaErrorInvalidValue;
     if (stream->captured) {
         stream->captured->work.push_back(std::move(work));
@@ -137,6 +151,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
     return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t *n_free, size_t *n_total) {
+    const Alone alone(calls);
     *n_total = machine.n_memory;
     *n_free = machine.n_memory - counts.n_bytes;
     return cudaSuccess;
@@ -144,9 +159,10 @@ cudaError_t cudaMemGetInfo(size_t *n_free, size_t *n_total) {
 
 // Ends where a page ends, so that what reads or writes behind it faults. 256-byte aligned.
 cudaError_t cudaMalloc(void **memory, size_t n_bytes) {
-    if (is_capturing()) return cudaErrorStreamCaptureUnsupported;
+    const Alone alone(calls);
+    if (n_captures > 0) return cudaErrorStreamCaptureUnsupported;
     const size_t rounded = (n_bytes + 255) / 256 * 256;
-    if (counts.n_bytes + rounded > machine.n_memory) return cudaErrorMemoryAllocation;
+    if (!makes() || counts.n_bytes + rounded > machine.n_memory) return cudaErrorMemoryAllocation;
     const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     const size_t n_pages_bytes = (rounded + page - 1) / page * page + page;
     void *pages = mmap(nullptr, n_pages_bytes, PROT_READ | PROT_WRITE,
@@ -165,9 +181,10 @@ cudaError_t cudaMalloc(void **memory, size_t n_bytes) {
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *memory) {
+    const Alone alone(calls);
     const auto at = gpu_memory.find(static_cast<std::byte *>(memory));
     if (at == gpu_memory.end()) return cudaErrorInvalidValue;
-    for (EmulatedStream *stream : streams) finish(*stream);  // the real one waits, too
+    for (EmulatedStream *stream : streams) run(*stream);  // the real one waits, too
     munmap(at->second.pages, at->second.n_pages_bytes + static_cast<size_t>(sysconf(_SC_PAGESIZE)));
     counts.n_bytes -= at->second.n_bytes;
     --counts.n_allocations;
@@ -175,9 +192,10 @@ cudaError_t cudaFree(void *memory) {
     return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void **memory, size_t n_bytes, unsigned) {
+    const Alone alone(calls);
     size_t n_used = 0;
     for (const auto &entry : host_memory) n_used += entry.second.size();
-    if (n_used + n_bytes > machine.most_host_bytes) return cudaErrorMemoryAllocation;
+    if (!makes() || n_used + n_bytes > machine.most_host_bytes) return cudaErrorMemoryAllocation;
     std::vector<std::byte> bytes(n_bytes, std::byte{0xff});
     std::byte *data = bytes.data();
     host_memory.emplace(data, std::move(bytes));
@@ -186,9 +204,10 @@ cudaError_t cudaHostAlloc(void **memory, size_t n_bytes, unsigned) {
     return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void *memory) {
+    const Alone alone(calls);
     const auto at = host_memory.find(static_cast<std::byte *>(memory));
     if (at == host_memory.end()) return cudaErrorInvalidValue;
-    for (EmulatedStream *stream : streams) finish(*stream);
+    for (EmulatedStream *stream : streams) run(*stream);
     --counts.n_allocations;
     host_memory.erase(at);
     return cudaSuccess;
@@ -198,6 +217,7 @@ cudaError_t cudaFreeHost(void *memory) {
 // what goes to pageable memory is there when the call returns.
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n_bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
+    const Alone alone(calls);
     const bool from_gpu = is_gpu(from), to_gpu = is_gpu(to);
     const bool wrong = (kind == cudaMemcpyHostToDevice && (from_gpu || !to_gpu)) ||
                        (kind == cudaMemcpyDeviceToHost && (!from_gpu || to_gpu)) ||
@@ -216,16 +236,20 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n_bytes, cudaMemc
     return finish(*stream);
 }
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t n_bytes, cudaStream_t stream) {
+    const Alone alone(calls);
     if (!is_gpu(memory)) return cudaErrorInvalidValue;
     return enqueue(stream, [=] { std::memset(memory, value, n_bytes); });
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
+    const Alone alone(calls);
+    if (!makes()) return cudaErrorMemoryAllocation;
     *stream = new EmulatedStream;
     streams.insert(*stream);
     ++counts.n_streams;
     return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    const Alone alone(calls);
     finish(*stream);
     streams.erase(stream);
     delete stream;
@@ -233,31 +257,40 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    const Alone alone(calls);
     return finish(*stream);
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    const Alone alone(calls);
     if (stream->captured) return cudaErrorInvalidValue;
     stream->captured = std::make_unique<EmulatedGraph>();
+    ++n_captures;
     return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    const Alone alone(calls);
     if (!stream->captured) return cudaErrorInvalidValue;
     *graph = stream->captured.release();
+    --n_captures;
     ++counts.n_graphs;
     ++counts.n_captures;
     return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    const Alone alone(calls);
     delete graph;
     --counts.n_graphs;
     return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    const Alone alone(calls);
+    if (!makes()) return cudaErrorMemoryAllocation;
     *exec = new EmulatedGraphExec{graph->work};
     ++counts.n_graphs;
     return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    const Alone alone(calls);
     ++counts.n_plays;
     for (const auto &work : exec->work) {
         const cudaError_t status = enqueue(stream, work);
@@ -266,25 +299,31 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
     return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+    const Alone alone(calls);
     delete exec;
     --counts.n_graphs;
     return cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
+    const Alone alone(calls);
+    if (!makes()) return cudaErrorMemoryAllocation;
     *event = new EmulatedEvent;
     ++counts.n_events;
     return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    const Alone alone(calls);
     delete event;
     --counts.n_events;
     return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    const Alone alone(calls);
     event->stream = stream;
     return enqueue(stream, [event] { event->time = std::chrono::steady_clock::now(); });
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    const Alone alone(calls);
     return finish(*event->stream);
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEvent_t end) {

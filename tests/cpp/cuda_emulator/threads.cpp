@@ -220,6 +220,9 @@ void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
 
 void run_kernel(const cudaLaunchConfig_t &config, const std::function<void()> &thread) {
     ++counts.n_launches;
+    if (machine.n_launches_left != SIZE_MAX && machine.n_launches_left-- == 0) {
+        throw std::runtime_error("emulated kernel: told to fail");
+    }
     body = &thread;
     blockDim = config.blockDim;
     for (unsigned y = 0; y < config.gridDim.y; ++y) {

@@ -1,0 +1,182 @@
+// What an emulated GPU has left when backends, models and sessions are gone, however they ended;
+// and engines in several threads.
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "cuda_fixture.h"
+#include "tiny_model.h"
+
+using namespace a2sf;
+using namespace a2sf::testing;
+using namespace a2sf_test;
+
+namespace {
+
+// All that was made on the GPU since is gone, and the library's own count says so.
+struct NothingLeft {
+    const cuda_emulator::Counts before = cuda_emulator::counts;
+    const size_t n_taken = find_backend("cuda").memory().n_taken;
+
+    bool holds() const {
+        const cuda_emulator::Counts &now = cuda_emulator::counts;
+        return now.n_allocations == before.n_allocations && now.n_streams == before.n_streams &&
+               now.n_events == before.n_events && now.n_bytes == before.n_bytes &&
+               find_backend("cuda").memory().n_taken == n_taken;
+    }
+};
+
+// A small model's file, there until the program ends.
+const std::string &model_path() {
+    static const struct File {
+        std::string path = (std::filesystem::temp_directory_path() /
+                            ("a2sf_lifetime_" + std::to_string(getpid()) + ".gguf"))
+                               .string();
+        File() {
+            TinyModel model;
+            model.n_layers = 1;
+            model.dim = 32;
+            model.n_heads = 2;
+            model.n_kv_heads = 1;
+            model.hidden_dim = 32;
+            const std::vector<std::byte> bytes = tiny_bytes(model);
+            std::ofstream(path, std::ios::binary)
+                .write(reinterpret_cast<const char *>(bytes.data()),
+                       static_cast<std::streamsize>(bytes.size()));
+        }
+        ~File() { std::remove(path.c_str()); }
+    } file;
+    return file.path;
+}
+
+SessionOptions evicting(const char *policy = "a2sf") {
+    SessionOptions options{.kv_type = KvType::F16, .n_threads = 1, .batch = 8};
+    options.eviction.policy = policy;
+    options.eviction.budget = Amount::of_tokens(16);
+    return options;
+}
+
+std::shared_ptr<const Model> load() {
+    return Model::load(model_path(), find_backend("cuda"));
+}
+
+// Greedy tokens after a prompt, more than the budget.
+std::vector<int32_t> answer(Session &session, unsigned seed, size_t n_tokens) {
+    std::span<const float> logits = session.feed(some_ids(30, seed));
+    std::vector<int32_t> ids;
+    while (ids.size() < n_tokens) {
+        const auto most = std::max_element(logits.begin(), logits.end()) - logits.begin();
+        ids.push_back(static_cast<int32_t>(most));
+        logits = session.feed({&ids.back(), 1});
+    }
+    return ids;
+}
+
+}  // namespace
+
+TEST_CASE("cuda lifetime: nothing is left of a thousand backends, models and sessions") {
+    load();  // what is made once
+    const NothingLeft left;
+    for (size_t i = 0; i < 1000; ++i) {
+        const auto model = load();
+        Session session(model, evicting(i % 2 == 0 ? "streaming" : "tova"));
+        if (i % 10 == 0) session.feed(some_ids(20));
+        if (i % 100 == 0) CudaBackend(1).wait();
+    }
+    CHECK(left.holds());
+}
+
+TEST_CASE("cuda lifetime: nothing is left where any one thing could not be made") {
+    const Restored restored;
+    const NothingLeft left;
+    size_t n_failures = 0;
+    for (;; ++n_failures) {
+        CAPTURE(n_failures);
+        cuda_emulator::machine.n_makes_left = n_failures;
+        const std::string message = message_of([] {
+            const auto model = load();
+            Session session(model, evicting("a2sf-dual"));
+            session.feed(some_ids(30));
+            session.fork();
+        });
+        REQUIRE(left.holds());
+        if (message.empty()) break;
+        const bool says = message.find(" wanted") != std::string::npos ||
+                          message.find("making a stream") != std::string::npos;
+        CHECK_MESSAGE(says, message);
+    }
+    CHECK(n_failures > 30);
+}
+
+TEST_CASE("cuda lifetime: nothing is left of what measuring the peaks could not make") {
+    const Restored restored;
+    cuda_emulator::machine.n_memory = size_t{1} << 20;
+    const NothingLeft left;
+    for (size_t n_makes = 0; n_makes < 8; ++n_makes) {
+        cuda_emulator::machine.n_makes_left = n_makes;
+        CHECK(!message_of([] { CudaBackend(1).measure_peaks(); }).empty());
+        CHECK(left.holds());
+    }
+}
+
+TEST_CASE(
+    "cuda lifetime: after a failure in the middle a session can be reset, or leaves nothing") {
+    const Restored restored;
+    const NothingLeft left;
+    {
+        const auto model = load();
+        Session session(model, evicting());
+        const std::vector<int32_t> expected = answer(session, 1, 3);
+        for (const size_t n_launches : {0, 1, 7, 30, 61}) {
+            CAPTURE(n_launches);
+            session.reset();
+            cuda_emulator::machine.n_launches_left = n_launches;
+            const std::string message = message_of([&] { answer(session, 1, 3); });
+            CHECK(message.find("told to fail") != std::string::npos);
+            cuda_emulator::machine.n_launches_left = SIZE_MAX;
+            session.reset();
+            CHECK(answer(session, 1, 3) == expected);
+        }
+        session.reset();
+        CHECK_THROWS_AS(
+            session.feed(some_ids(30), [](size_t n_done, size_t) { return n_done < 8; }),
+            Interrupted);
+        session.reset();
+        CHECK(answer(session, 1, 3) == expected);
+        // Neither is what nobody waits for any more.
+        Session other(model, evicting());
+        cuda_emulator::machine.n_launches_left = 20;
+        CHECK(message_of([&] { answer(other, 2, 3); }) != "");
+    }
+    CHECK(left.holds());
+}
+
+TEST_CASE(
+    "cuda lifetime: two threads, each with an engine and sessions, get what each gets alone") {
+    constexpr size_t kThreads = 2, kRounds = 3;
+    const NothingLeft left;
+    const auto read = [](const std::shared_ptr<const Model> &model, size_t thread) {
+        std::vector<int32_t> all;
+        for (unsigned round = 0; round < kRounds; ++round) {
+            Session session(model, evicting(thread == 0 ? "tova" : "h2o"));
+            const std::vector<int32_t> ids = answer(session, 10 * round + unsigned(thread), 6);
+            all.insert(all.end(), ids.begin(), ids.end());
+        }
+        return all;
+    };
+    const auto shared = load();
+    std::vector<int32_t> alone[kThreads];
+    for (size_t i = 0; i < kThreads; ++i) alone[i] = read(shared, i);
+    for (const bool one_engine : {false, true}) {
+        std::vector<int32_t> found[kThreads];
+        std::vector<std::thread> threads;
+        for (size_t i = 0; i < kThreads; ++i) {
+            threads.emplace_back([&, i] { found[i] = read(one_engine ? shared : load(), i); });
+        }
+        for (std::thread &thread : threads) thread.join();
+        for (size_t i = 0; i < kThreads; ++i) CHECK(found[i] == alone[i]);
+    }
+    CHECK(!left.holds());  // the shared model
+}
