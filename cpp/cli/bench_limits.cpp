@@ -19,7 +19,8 @@ struct LimitsReport {
     size_t n_threads = 0;
     size_t n_ctx = 0;
     size_t n_weight_bytes = 0;   // the mapped file
-    size_t n_process_bytes = 0;  // the whole process with a session that has no cache
+    size_t n_process_bytes = 0;  // the whole process with a session that has no cache, or what it
+                                 // has taken of the device's own memory
     struct Row {
         size_t memory = 0;
         Fit fit;
@@ -120,9 +121,11 @@ void show_limits(const SharedArguments &shared, const LimitsArguments &limits, B
     report.n_threads = session.backend().n_threads();
     report.n_ctx = engine.model->config().n_ctx;
     report.n_weight_bytes = engine.model->file().n_bytes();
-    report.n_process_bytes = process_memory().address_space;
+    const OwnMemory own = engine.model->device().memory();
+    const bool on_device = own.n_total > 0;
+    report.n_process_bytes = on_device ? own.n_taken : process_memory().address_space;
     std::vector<size_t> all = limits.memory;
-    if (all.empty()) all.push_back(memory_limits().lowest());
+    if (all.empty()) all.push_back(on_device ? own.n_taken + own.n_free : memory_limits().lowest());
     for (const size_t memory : all) {
         const size_t left = memory - std::min(memory, report.n_process_bytes);
         for (const Fit &fit : what_fits(*engine.model, report.options, left)) {

@@ -1,4 +1,5 @@
 // What fits into an amount of memory: the largest context of a full cache and the largest budget.
+// On a device with memory of its own both that and the host's have to hold their parts.
 // A cache's bytes are counted (Cache::slot_bytes). The backend's scratch depends on instruction
 // set, threads and shapes, and is seen by running one layer of one chunk. What counts is address
 // space, which is never less than what is resident.
@@ -20,9 +21,10 @@ struct Fit {
     size_t budget = 0;      // largest for a text of any length, in chunks of the batch; 0: none
 };
 
-// For each type that can store the model's heads: what would fit into n_bytes beside a session that
-// has no cache yet. The policy is the options', or a2sf where that evicts nothing. Room is taken
-// once (Session::reserve); growing later would take the old and the new at once.
+// For each type that can store the model's heads: what would fit into n_bytes of the memory that K
+// and V lie in (the device's own, else the host's) beside a session that has no cache yet. The
+// policy is the options', or a2sf where that evicts nothing. Room is taken once (Session::reserve);
+// growing later would take the old and the new at once.
 std::vector<Fit> what_fits(const Model &model, const SessionOptions &options, size_t n_bytes);
 
 struct Room {

@@ -125,11 +125,23 @@ class Workspace {
     }
 };
 
+namespace {
+
+std::shared_ptr<Workspace> new_workspace(const Model &model, size_t n_threads, size_t batch) {
+    try {
+        return std::make_shared<Workspace>(model, n_threads, batch);
+    } catch (const DeviceError &error) {
+        throw DeviceError(str("session: room for batches of ", batch,
+                              " tokens wanted: ", error.what(), "; a smaller batch takes less"));
+    }
+}
+
+}  // namespace
+
 std::shared_ptr<Workspace> make_workspace(const Model &model, SessionOptions options, size_t most) {
     check(options, model);
     if (most == 0) throw OptionError("batch: at least 1 sequence expected, found 0");
-    return std::make_shared<Workspace>(model, options.n_threads,
-                                       std::max(chunk_tokens(options, model), most));
+    return new_workspace(model, options.n_threads, std::max(chunk_tokens(options, model), most));
 }
 
 struct Session::Parts {
@@ -142,8 +154,7 @@ struct Session::Parts {
 
     Parts(const Model &model, const SessionOptions &options, std::shared_ptr<Workspace> shared)
         : shares(shared != nullptr),
-          work(shared ? std::move(shared)
-                      : std::make_shared<Workspace>(model, options.n_threads, options.batch)),
+          work(shared ? std::move(shared) : new_workspace(model, options.n_threads, options.batch)),
           cache(*work->backend, {model.config().n_layers, model.config().n_kv_heads,
                                  model.config().head_dim, options.kv_type}),
           logits(model.config().n_vocab, "logits") {}

@@ -83,6 +83,8 @@ class Cache {
 
     // What reserve() takes for each slot. Growing takes the old room and the new at once.
     static SlotBytes slot_bytes(const CacheShape &shape, size_t n_lanes);
+    // And for the host's copy of a slot, where the device keeps slots.
+    static size_t mirror_bytes(const CacheShape &shape, size_t n_lanes);
 
     void clear();
 

@@ -146,4 +146,9 @@ SlotBytes Cache::slot_bytes(const CacheShape &shape, size_t n_lanes) {
     return {shape.n_kv_heads * shape.n_layers * kept, shape.n_kv_heads * scratch + shared};
 }
 
+// Positions and scores.
+size_t Cache::mirror_bytes(const CacheShape &shape, size_t n_lanes) {
+    return shape.n_kv_heads * shape.n_layers * (sizeof(int32_t) + n_lanes * sizeof(float));
+}
+
 }  // namespace a2sf

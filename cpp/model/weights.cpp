@@ -135,7 +135,14 @@ std::shared_ptr<const Model> Model::load(const std::string &path, const BackendE
     model->device_ = &device;
     model->config_ = read_config(model->file_, arch);
     const auto backend = device.create({.n_threads = 1});
-    WeightLoader(*model, *backend, arch).load();
+    try {
+        WeightLoader(*model, *backend, arch).load();
+    } catch (const DeviceError &error) {
+        if (device.memory().n_total == 0) throw;
+        throw DeviceError(str(path, ": ", model->n_weight_bytes(), " bytes of weights wanted on ",
+                              device.device, ": ", error.what(),
+                              "; smaller weight types, or device cpu, take less of it"));
+    }
     return model;
 }
 

@@ -86,7 +86,7 @@ void CudaBackend::put(void *device, const void *host, size_t n_bytes) {
 
 // On the GPU, where the cache is too.
 size_t CudaBackend::scratch_bytes() const {
-    size_t total = 0;
+    size_t total = queue_.n_bytes();
     for (const auto *memory :
          {&rows_, &quantized_, &scales_, &bfloats_, &hidden_, &attention_, &parts_, &found_}) {
         if (*memory) total += (*memory)->n_bytes();

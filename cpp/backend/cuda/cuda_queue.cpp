@@ -71,7 +71,7 @@ CudaQueue::Stream::~Stream() {
     cudaStreamDestroy(handle);
 }
 
-CudaQueue::CudaQueue() : staging_(stream_.handle) {}
+CudaQueue::CudaQueue() : staging_(stream_.handle), inputs_(kInputBytes, "inputs of a step") {}
 
 // A pass that nobody has waited for may name memory that is gone.
 CudaQueue::~CudaQueue() {
@@ -93,7 +93,7 @@ const void *CudaQueue::copy_bytes(const void *from, size_t n_bytes) {
     if (!puts_off_) return staging_.copy_bytes(from, n_bytes);
     staged_.resize(at + n_bytes);
     if (n_bytes > 0) std::memcpy(staged_.data() + at, from, n_bytes);
-    return static_cast<std::byte *>(inputs_->data()) + at;
+    return static_cast<std::byte *>(inputs_.data()) + at;
 }
 
 void CudaQueue::copy_to(void *to, const void *from, size_t n_bytes) {
@@ -112,7 +112,6 @@ void CudaQueue::wait() {
 
 void CudaQueue::begin_pass() {
     play();
-    if (!inputs_) inputs_ = std::make_unique<GpuMemory>(kInputBytes, "inputs of a step");
     pass_.clear();
     staged_.clear();
     puts_off_ = true;
@@ -123,7 +122,7 @@ void CudaQueue::play() {
     if (!puts_off_) return;
     puts_off_ = false;
     if (pass_.launches.empty()) return;
-    staging_.copy_to(inputs_->data(), staged_.data(), staged_.size());
+    staging_.copy_to(inputs_.data(), staged_.data(), staged_.size());
     auto graph = std::find_if(graphs_.begin(), graphs_.end(),
                               [&](const Graph &known) { return known.pass == pass_; });
     if (graph == graphs_.end()) {

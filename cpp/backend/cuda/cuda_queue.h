@@ -67,6 +67,9 @@ class CudaQueue {
     void begin_pass();
     void drop_pass() { puts_off_ = false; }
 
+    // On the GPU.
+    size_t n_bytes() const { return staging_.n_bytes() + inputs_.n_bytes(); }
+
   private:
     // The stream, destroyed after everything that uses it.
     struct Stream {
@@ -86,10 +89,10 @@ class CudaQueue {
     Stream stream_;
     Staging staging_;
     bool puts_off_ = false;
-    CudaPass pass_;                      // what is put off
-    CudaPass last_;                      // the last that was no graph
-    std::vector<std::byte> staged_;      // what copy() was given for the pass
-    std::unique_ptr<GpuMemory> inputs_;  // where it is on the GPU
+    CudaPass pass_;                  // what is put off
+    CudaPass last_;                  // the last that was no graph
+    std::vector<std::byte> staged_;  // what copy() was given for the pass
+    GpuMemory inputs_;               // where it is on the GPU
     std::vector<Graph> graphs_;
     size_t oldest_ = 0;  // of graphs_, once there are kMostGraphs
 };

@@ -49,12 +49,12 @@ TEST_CASE("cuda: memory is zeroed, uploads stay readable, copies cross over") {
 TEST_CASE("cuda: out of memory says how much was wanted, for what, and how much was free") {
     const Restored restored;
     CudaBackend backend(1);
-    cuda_emulator::machine.n_memory = size_t{1} << 20;
+    const size_t n_memory = cuda_emulator::counts.n_bytes + (size_t{1} << 20);
+    cuda_emulator::machine.n_memory = n_memory;
     const std::string message =
         message_of([&] { backend.allocate(size_t{2} << 20, "keys of the KV cache"); });
-    CHECK(message ==
-          "keys of the KV cache: 2097152 bytes of GPU memory wanted, 1048576 of "
-          "1048576 are free");
+    CHECK(message == "keys of the KV cache: 2097152 bytes of GPU memory wanted, 1048576 of " +
+                         std::to_string(n_memory) + " are free");
     cuda_emulator::machine.most_host_bytes = 100;
     const std::string shared = message_of([&] { backend.allocate_shared(200, "scores"); });
     CHECK(shared.find("scores: 200 bytes of page-locked memory wanted") != std::string::npos);
@@ -62,12 +62,12 @@ TEST_CASE("cuda: out of memory says how much was wanted, for what, and how much 
 }
 
 TEST_CASE("cuda: what is taken of the GPU is counted, with its peak") {
+    CudaBackend backend(1);
     const BackendEntry &entry = find_backend("cuda");
     entry.begin_peak();
     const OwnMemory before = entry.memory();
     CHECK(before.n_total == cuda_emulator::machine.n_memory);
     CHECK(before.n_peak == before.n_taken);
-    CudaBackend backend(1);
     {
         const auto large = backend.allocate(5000, "test"), small = backend.allocate(100, "test");
         backend.allocate(0, "nothing");

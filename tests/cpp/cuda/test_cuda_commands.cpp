@@ -1,4 +1,4 @@
-// What commands show of an emulated GPU: rows of `a2sf bench`.
+// What commands show of an emulated GPU: rows of `a2sf bench`, and its limits.
 #include <doctest/doctest.h>
 
 #include <unistd.h>
@@ -104,4 +104,36 @@ TEST_CASE("cuda bench: rows have the device's memory and the bandwidth of its co
     const double moved = decode["weight_bytes_per_token"] + decode["kv_bytes_full"] / 2;
     CHECK(decode["fraction_of_peak"] ==
           doctest::Approx(decode["tokens_per_s"] * moved / (decode["copy_gb_s"] * 1e9)));
+}
+
+TEST_CASE("cuda bench: limits are those of the device's memory") {
+    const Restored restored;
+    const ModelFile file(64);
+    const char *const arguments[] = {
+        "--limits", "-m",  file.path.c_str(), "--device", "cuda", "-t",  "1", "--batch", "8",
+        "--memory", "16M", "--policy",        "tova",     "-o",   "json"};
+    const std::string json = printed([&] { cli::command_bench(arguments); });
+    CAPTURE(json);
+    std::smatch found;
+    REQUIRE(std::regex_search(json, found, std::regex("\"process_bytes\": *([0-9]+)")));
+    // Weights and activations, and not the process's address space.
+    CHECK(std::stoul(found[1]) > size_t{5} << 20);
+    CHECK(std::stoul(found[1]) < size_t{15} << 20);
+    const auto rows = rows_of(json.substr(json.find('[')));
+    REQUIRE(!rows.empty());
+    for (auto row : rows) CHECK(row["budget"] > 8);
+}
+
+TEST_CASE("cuda run: a machine without a driver is told so") {
+    const Restored restored;
+    const ModelFile file;
+    cuda_emulator::machine.driver_version = 0;
+    const char *const arguments[] = {
+        "-m", file.path.c_str(), "--device", "cuda", "-p", "a", "-n", "1", "-q"};
+    const std::string message = message_of([&] { cli::command_run(arguments); });
+    CHECK(message == "device 'cuda': a usable one expected (cpu), found: no NVIDIA driver");
+    const char *const any[] = {"-m", file.path.c_str(), "--device", "auto", "-p", "a", "-n", "1",
+                               "-q", "--json"};
+    CHECK(printed([&] { cli::command_run(any); }).find("\"device\": \"cuda\"") ==
+          std::string::npos);
 }
