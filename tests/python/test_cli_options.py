@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -211,4 +212,12 @@ def test_missing_device_is_an_error(llama: Path) -> None:
     done = a2sf("run", "-m", llama, "-p", "a", "-n", "1", "--device", "cuda")
     if done.returncode == 0:
         pytest.skip("there is a CUDA device")
-    assert "device" in done.stderr
+    assert done.returncode == 1
+    start = "a2sf: device 'cuda': a usable one expected (cpu), found: "
+    assert done.stderr.startswith(start)
+    # Of a build with CUDA, what the machine lacks.
+    built = "this a2sf was built without CUDA (CMake option A2SF_CUDA)"
+    lacking = ("no NVIDIA driver", "an NVIDIA driver", "a GPU of compute capability", built)
+    assert done.stderr.removeprefix(start).startswith(lacking)
+    auto = a2sf("run", "-m", llama, "-p", "a", "-n", "1", "--device", "auto", "--json")
+    assert (auto.returncode, json.loads(auto.stdout)["options"]["device"]) == (0, "cpu")

@@ -214,6 +214,13 @@ def test_bad_engine_types(llama: Path, options: Options) -> None:
         a2sf.Engine(llama, **options)
 
 
+def test_a_device_that_is_not_there(llama: Path) -> None:
+    if "cuda" in a2sf.devices():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(a2sf.DeviceError, match=r"^device 'cuda': a usable one expected \(cpu\)"):
+        a2sf.Engine(llama, device="cuda")
+
+
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(a2sf.Error, match=r"nothing\.gguf"):
         a2sf.Engine(tmp_path / "nothing.gguf")

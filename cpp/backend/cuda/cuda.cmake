@@ -10,9 +10,24 @@ if(NOT A2SF_CUDA)
   list(APPEND sources ${cuda_dir}/cuda_missing.cpp)
   return()
 endif()
+# Where the toolkit is put, which is not always on PATH.
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(A2SF_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda
+    PATH_SUFFIXES bin)
+  if(A2SF_NVCC)
+    set(CMAKE_CUDA_COMPILER ${A2SF_NVCC})
+  endif()
+endif()
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  message(FATAL_ERROR
+    "A2SF_CUDA: nvcc of the CUDA toolkit expected (on PATH, or named by CUDACXX), found none. "
+    "Without A2SF_CUDA a2sf is built for the CPU alone.")
+endif()
 # Cards with the common names, Jetson Orin (87), data centres (90); code for any later one is made
 # from that of 8.0 when the program starts.
-if(NOT CMAKE_CUDA_ARCHITECTURES)
+if(NOT CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
   set(CMAKE_CUDA_ARCHITECTURES 86-real 87-real 89-real 90-real 120-real 80-virtual)
 endif()
 enable_language(CUDA)
