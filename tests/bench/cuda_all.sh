@@ -1,63 +1,156 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU and nvcc: builds, checks and times the CUDA backend in one call.
+# On a machine with an NVIDIA GPU: builds, checks and times the CUDA backend in one call, and prints
+# what was asked of it beside what was measured.
 #
 #   tests/bench/cuda_all.sh [FOLDER]
 #
-# Writes to FOLDER (build/cuda-all): the card, what the tests and compute-sanitizer say, and the
-# tables of `a2sf bench` with the fraction of the card's measured copy bandwidth. Needs Python with
-# venv, and a package index. A2SF_DEVICE=cpu tries the script itself where there is no GPU;
-# A2SF_SHAPES and A2SF_DEPTHS name other models (tests/bench/write_models.py) and depths.
+# Needs a C++20 compiler, CMake, nvcc and Python 3 with nothing installed; no network. Where a package
+# index answers, the Python package is built as well and its parity tests run. FOLDER (build/cuda-all)
+# gets the output of every step; models are written there (40 GB) and removed again.
+#
+# Timing ends after A2SF_SECONDS (600): what matters most comes first, every step has a limit of its
+# own, and what was not reached is "not measured". Exit status: 0 if all that was asked is met.
+#
+# A2SF_DEVICE=cpu tries the script where there is no GPU; A2SF_SHAPES, A2SF_TYPES, A2SF_DEPTHS and
+# A2SF_BUDGET time other models, A2SF_PROGRAM takes a program that is there, A2SF_PIP=0 leaves out pip.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=${1:-build/cuda-all}
 device=${A2SF_DEVICE:-cuda}
-shapes=${A2SF_SHAPES:-1b 8b}
-depths=${A2SF_DEPTHS:-0,10000,100000}
+budget=${A2SF_BUDGET:-2048}
+depths=${A2SF_DEPTHS:-4096,20000,100000}
+read -ra shapes <<<"${A2SF_SHAPES:-8b 1b}"
+read -ra types <<<"${A2SF_TYPES:-Q8_0 F16 Q4_K_M}"
 cuda=ON
 [[ $device == cuda ]] || cuda=OFF
+export CUDAARCHS=${CUDAARCHS:-native}
+if [[ -d /usr/local/cuda/bin ]]; then PATH=$PATH:/usr/local/cuda/bin; fi
 mkdir -p "$out"
-if [[ -z ${A2SF_SHARED:-} && -d ../shared ]]; then A2SF_SHARED=$(cd ../shared && pwd); fi
-if [[ -n ${A2SF_SHARED:-} ]]; then
-    export A2SF_SHARED A2SF_TEST_MODELS=$A2SF_SHARED/reference/models
-fi
+out=$(cd "$out" && pwd)
+rm -f "$out"/*.json "$out"/*.log
+failed=()
+jobs=$(nproc)
 
-# Shows what runs, and keeps its output.
+# step NAME SECONDS COMMAND...: shows what runs and keeps its output; a failure does not end the rest.
 step() {
-    local name=$1
-    shift
+    local name=$1 limit=$2 status=0
+    shift 2
     echo "== $name"
-    "$@" 2>&1 | tee "$out/$name.log"
+    timeout --signal=INT --kill-after=20 "$limit" "$@" >"$out/$name.log" 2>&1 || status=$?
+    tail -n 15 "$out/$name.log"
+    [[ $status -eq 0 ]] || { echo "-- $name: ended with $status" && failed+=("$name"); }
+    return $status
 }
 
-[[ $cuda == OFF ]] || step card nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.mem --format=csv
-[[ -d $out/venv ]] || python3 -m venv "$out/venv"
-export PATH=$PWD/$out/venv/bin:$PATH
-step build pip install --quiet . pytest pytest-timeout numpy gguf -C cmake.define.A2SF_CUDA="$cuda"
-python - "$device" <<'PY'
-import sys
+build() {
+    if [[ -n ${A2SF_PROGRAM:-} ]]; then
+        program=$A2SF_PROGRAM
+        return
+    fi
+    command -v cmake >/dev/null || { echo "cmake expected on PATH, found none" && return 1; }
+    local options=(-S . -B "$out/build" -DCMAKE_BUILD_TYPE=Release -DA2SF_CUDA="$cuda")
+    if command -v ninja >/dev/null; then options+=(-G Ninja); fi
+    step configure 120 cmake "${options[@]}" && step build 1200 cmake --build "$out/build" -j "$jobs" &&
+        program=$out/build/cpp/cli/a2sf
+}
 
-import a2sf
+model_of() {
+    local model=$out/$1-$2.gguf
+    [[ -f $model ]] || python3 tests/bench/plain_models.py --shape "$1" --type "$2" --out "$out" >/dev/null
+    echo "$model"
+}
 
-if sys.argv[1] not in a2sf.devices():
-    sys.exit(f"device {sys.argv[1]} expected, found {', '.join(a2sf.devices())}")
-PY
-# Logits and kept positions of every device, beside the CPU's.
-step parity python -m pytest -q -p no:cacheprovider tests/python/test_parity.py tests/python/test_weight_types.py
-if [[ $cuda == ON ]] && command -v compute-sanitizer >/dev/null; then
+# time_it NAME SECONDS SHAPE TYPE OPTIONS...: rows to NAME.json, as many as there is time for.
+time_it() {
+    local name=$1 limit=$2 model left
+    model=$(model_of "$3" "$4")
+    shift 4
+    left=$((deadline - SECONDS))
+    if [[ $left -lt 5 ]]; then
+        echo "== $name: no time left"
+        return
+    fi
+    echo "== $name ($((limit < left ? limit : left)) s at most)"
+    timeout --signal=INT --kill-after=20 "$((limit < left ? limit : left))" \
+        "$program" bench -m "$model" --device "$device" -q -o json "$@" \
+        >"$out/$name.json" 2>"$out/$name.log" || echo "-- $name: ended with $?: $(tail -n 1 "$out/$name.log")"
+}
+
+has() {
+    local wanted=$1 one
+    shift
+    for one in "$@"; do [[ $one != "$wanted" ]] || return 0; done
+    return 1
+}
+
+# Decode and prompts first, then what scores cost, then depths, which take longest.
+time_all() {
+    local shape type
+    for shape in "${shapes[@]}"; do
+        for type in "${types[@]}"; do
+            local options=(-p 0)
+            [[ $type != F16 ]] || options=(-p "512,2048" --batch 2048)
+            time_it "decode-$shape-$type" 60 "$shape" "$type" "${options[@]}" -n 128
+        done
+    done
+    for type in "${types[@]}"; do
+        for shape in "${shapes[@]}"; do
+            time_it "score-$shape-$type" 60 "$shape" "$type" -p 0 -n 64 -d "${depths%%,*}" \
+                --policy a2sf,streaming --budget "$budget"
+        done
+    done
+    for type in "${types[@]}"; do
+        for shape in "${shapes[@]}"; do
+            time_it "depth-$shape-$type" 120 "$shape" "$type" -p 0 -n 64 -d "$depths" \
+                --policy a2sf --budget "$budget"
+        done
+    done
+}
+
+sanitize() {
+    command -v compute-sanitizer >/dev/null || { echo "== no compute-sanitizer" && return; }
+    local tool
     for tool in memcheck racecheck; do
-        step "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            a2sf run --device cuda --budget 64 -n 8 -p "Nora keeps the stone letter in the white sack."
+        step "sanitizer-$tool" 300 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+            "$program" run --device "$device" --budget 64 -n 8 --batch 32 \
+            -m "$(ls models/*.gguf)" -p "Nora keeps the stone letter in the white sack." || true
     done
+}
+
+# The tests that go over all devices of the package.
+python_tests() {
+    [[ ${A2SF_PIP:-1} == 1 ]] || return 0
+    local python=$out/venv/bin/python
+    step venv 60 python3 -m venv "$out/venv" || return 0
+    step pip 1200 "$python" -m pip install --quiet --retries 0 --timeout 10 . pytest gguf \
+        -C cmake.define.A2SF_CUDA="$cuda" || { echo "-- no package index: without the Python tests" && return; }
+    if [[ -z ${A2SF_SHARED:-} && -d ../shared ]]; then A2SF_SHARED=$(cd ../shared && pwd); fi
+    if [[ -n ${A2SF_SHARED:-} ]]; then
+        export A2SF_SHARED A2SF_TEST_MODELS=$A2SF_SHARED/reference/models
+    fi
+    step python-devices 60 "$python" -c "import a2sf; assert '$device' in a2sf.devices(), a2sf.devices()" || true
+    step python-parity 1200 "$python" -m pytest -q -p no:cacheprovider tests/python/test_parity.py \
+        tests/python/test_weight_types.py || true
+}
+
+if [[ $cuda == ON ]]; then
+    step card 60 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.mem --format=csv || true
 fi
-for shape in $shapes; do
-    for type in Q8_0 F16 Q4_K_M; do
-        model=$out/$shape-$type.gguf
-        [[ -f $model ]] ||
-            python tests/bench/write_models.py --shape "$shape" --type "$type" --out "$out"
-        step "bench-$shape-$type" a2sf bench -m "$model" --device "$device" -p 512 -n 64
-        step "depth-$shape-$type" a2sf bench -m "$model" --device "$device" -p 0 -n 64 \
-            -d "$depths" --policy a2sf,streaming --budget 2048
-        rm -f "$model"
-    done
+build || exit 1
+step parity 300 python3 tests/bench/cuda_parity.py "$program" --device "$device" || true
+deadline=$((SECONDS + ${A2SF_SECONDS:-600}))
+time_all
+for shape in "${shapes[@]}"; do
+    for type in "${types[@]}"; do rm -f "$out/$shape-$type.gguf"; done
 done
+status=0
+python3 tests/bench/cuda_table.py "$out" --shapes "${shapes[@]}" --types "${types[@]}" \
+    --last-depth "${depths##*,}" || status=1
+[[ $cuda == OFF ]] || sanitize
+python_tests
+if [[ ${#failed[@]} -gt 0 ]]; then
+    echo "failed: ${failed[*]}"
+    status=1
+fi
 echo "== done: $out"
+exit $status

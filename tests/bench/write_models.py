@@ -17,122 +17,25 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapes
 from blocks import Bytes, Kind, random_weights, requantise, row_bytes
-from gguf import GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType, TokenType
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
+from shapes import BEGIN, END, FILE_TYPES, HIDDEN_SHAPES, SHAPES, Shape, vocabulary
 
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a decoder with tied embeddings."""
-
-    dim: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    hidden_dim: int
-    n_vocab: int = 128256
-    n_control: int = 256
-    context: int = 131072
-    rope_base: float = 500000.0
-
-    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Names and shapes (rows, columns), in the order of the file."""
-        q_dim, kv_dim = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        yield "token_embd.weight", (self.n_vocab, self.dim)
-        for i in range(self.n_layers):
-            yield f"blk.{i}.attn_norm.weight", (self.dim,)
-            yield f"blk.{i}.attn_q.weight", (q_dim, self.dim)
-            yield f"blk.{i}.attn_k.weight", (kv_dim, self.dim)
-            yield f"blk.{i}.attn_v.weight", (kv_dim, self.dim)
-            yield f"blk.{i}.attn_output.weight", (self.dim, q_dim)
-            yield f"blk.{i}.ffn_norm.weight", (self.dim,)
-            yield f"blk.{i}.ffn_gate.weight", (self.hidden_dim, self.dim)
-            yield f"blk.{i}.ffn_up.weight", (self.hidden_dim, self.dim)
-            yield f"blk.{i}.ffn_down.weight", (self.dim, self.hidden_dim)
-        yield "output_norm.weight", (self.dim,)
-
-
-SHAPES = {
-    "1b": Shape(2048, 16, 32, 8, 64, 8192),
-    "3b": Shape(3072, 28, 24, 8, 128, 8192),
-    # For the tests.
-    "tiny": Shape(256, 2, 4, 2, 64, 512, n_vocab=768, n_control=2, context=4096),
-}
-HIDDEN_SHAPES = ("tiny",)
 # File types: the kind of most tensors, and the number in general.file_type.
-TYPES = {
-    "Q4_0": (Kind.Q4_0, LlamaFileType.MOSTLY_Q4_0),
-    "Q4_1": (Kind.Q4_1, LlamaFileType.MOSTLY_Q4_1),
-    "Q8_0": (Kind.Q8_0, LlamaFileType.MOSTLY_Q8_0),
-    "Q4_K_M": (Kind.Q4_K, LlamaFileType.MOSTLY_Q4_K_M),
-    "F16": (Kind.F16, LlamaFileType.MOSTLY_F16),
-    "BF16": (Kind.BF16, LlamaFileType.MOSTLY_BF16),
-}
-FALLBACK = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}
-BEGIN, END = "<|begin_of_text|>", "<|end_of_text|>"
-
-
-def use_more_bits(layer: int, n_layers: int) -> bool:
-    """llama.cpp's rule for the layers of a _K_M file that keep Q6_K."""
-    eighth = n_layers // 8
-    return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2
+TYPES = {name: (Kind[kind], LlamaFileType(number)) for name, (kind, number) in FILE_TYPES.items()}
 
 
 def tensor_kind(
     name: str, shape: tuple[int, ...], file_type: str, n_layers: int, *, tied: bool, pure: bool
 ) -> Kind:
-    """Weight type of a tensor, as llama.cpp's quantiser chooses it for the llama architecture.
-
-    The output matrix (with tied embeddings, the embedding) is Q6_K in every 4-bit file. Rows that
-    256-weight blocks do not divide fall back to Q5_0 for Q4_K and Q8_0 for Q6_K. `pure` gives
-    every matrix the file's own type.
-    """
-    if len(shape) == 1:
-        return Kind.F32
-    kind = TYPES[file_type][0]
-    n_columns = shape[-1]
-    four_bits = kind in (Kind.Q4_0, Kind.Q4_1, Kind.Q4_K)
-    if four_bits and not pure:
-        layer = re.match(r"blk\.(\d+)\.(attn_v|ffn_down)\.", name)
-        if name == ("token_embd.weight" if tied else "output.weight") or (
-            file_type == "Q4_K_M" and layer and use_more_bits(int(layer.group(1)), n_layers)
-        ):
-            kind = Kind.Q6_K
-    return FALLBACK.get(kind, kind) if n_columns % 256 != 0 else kind
-
-
-def byte_alphabet() -> list[str]:
-    """GPT-2's printable characters for the bytes 0 to 255."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    table = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
-    return [table[b] for b in range(256)]
-
-
-def vocabulary(n_vocab: int, n_control: int) -> tuple[list[str], list[int], list[str]]:
-    """Tokens, token types and merges of a made-up byte-level BPE vocabulary.
-
-    Every byte, then words of two to four letters, each made by one merge, then control tokens.
-    """
-    alphabet, letters = byte_alphabet(), "etaoinshrdlcumwfgypbvkjxqz"
-    space = alphabet[ord(" ")]
-    pairs = [a + b for a, b in product(letters, letters)]
-    splits = chain(product(letters, letters), product(space, [*letters, *pairs]))
-    n_words = n_vocab - n_control - len(alphabet)
-    merges = list(islice(chain(splits, product(pairs, pairs)), n_words))
-    if n_words < 0 or len(merges) < n_words:
-        raise ValueError(f"n_vocab: cannot make a vocabulary of {n_vocab} tokens")
-    controls = [BEGIN, END, *(f"<|reserved_special_token_{i}|>" for i in range(n_control - 2))]
-    tokens = [*alphabet, *(a + b for a, b in merges), *controls]
-    types = [int(TokenType.NORMAL)] * (n_vocab - n_control) + [int(TokenType.CONTROL)] * n_control
-    return tokens, types, [f"{a} {b}" for a, b in merges]
+    """Weight type of a tensor, as llama.cpp's quantiser chooses it for the llama architecture."""
+    return Kind[shapes.tensor_kind(name, shape, file_type, n_layers, tied=tied, pure=pure)]
 
 
 def add_header(writer: GGUFWriter, name: str, shape: Shape) -> None:
@@ -180,7 +83,7 @@ class Tensor:
 def random_tensors(shape: Shape, file_type: str, seed: int, *, pure: bool) -> Iterator[Tensor]:
     """The tensors of a random model; the seed of each depends on its name only."""
     for name, size in shape.tensors():
-        kind = tensor_kind(name, size, file_type, shape.n_layers, tied=True, pure=pure)
+        kind = tensor_kind(name, size, file_type, shape.n_layers, tied=shape.tied, pure=pure)
 
         def make(name: str = name, size: tuple[int, ...] = size, kind: Kind = kind) -> Bytes:
             if len(size) == 1:

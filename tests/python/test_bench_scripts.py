@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from a2sf.eval.__main__ import make_parser
 from a2sf.eval._arguments import evictions
+from cli_program import program
 
 gguf = pytest.importorskip("gguf")
 
@@ -61,6 +62,52 @@ def test_each_tensor_has_the_type_llama_cpp_gives_it(written: Path) -> None:
     assert kinds["blk.1.attn_v.weight"] == kinds["blk.1.ffn_down.weight"] == "Q6_K"
     assert kinds["blk.1.attn_q.weight"] == "Q4_K"
     assert kinds["blk.1.ffn_norm.weight"] == "F32"
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "F16", "Q4_K_M"])
+def test_python_alone_writes_the_same_kind_of_model(
+    written: Path, tmp_path: Path, name: str
+) -> None:
+    script = ["plain_models.py", "--shape", "tiny", "--type", name, "--out"]
+    (tmp_path / "a").mkdir()
+    run(*script, tmp_path / "a")
+    run(*script, tmp_path / "b")
+    path = tmp_path / "a" / f"tiny-{name}.gguf"
+    assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    readers = [gguf.GGUFReader(p) for p in (path, written / path.name)]
+    plain, other = ({t.name: (t.tensor_type, list(t.shape)) for t in r.tensors} for r in readers)
+    assert plain == other
+    plain, other = (
+        {key: field.contents() for key, field in r.fields.items() if "GGUF." not in key}
+        for r in readers
+    )
+    del other["general.description"]
+    assert plain == other
+    for tensor in readers[0].tensors:
+        weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        deviation = 0 if len(tensor.shape) == 1 else 0.02
+        assert weights.std() == pytest.approx(deviation, rel=0.3)
+    logits = a2sf.Engine(path).logits(IDS)
+    assert np.isfinite(logits).all()
+    assert 0.05 < logits.std() < 5
+
+
+def test_an_output_of_its_own_has_the_type_that_a_tied_one_has() -> None:
+    sys.path.insert(0, str(BENCH))
+    try:
+        shapes = importlib.import_module("shapes")
+    finally:
+        sys.path.remove(str(BENCH))
+    large = shapes.SHAPES["8b"]
+    tensors = dict(large.tensors())
+    assert tensors["output.weight"] == tensors["token_embd.weight"] == (128256, 4096)
+    kinds = {
+        name: shapes.tensor_kind(name, size, "Q4_K_M", large.n_layers, tied=large.tied, pure=False)
+        for name, size in tensors.items()
+    }
+    assert (kinds["token_embd.weight"], kinds["output.weight"]) == ("Q4_K", "Q6_K")
+    n_params = sum(int(np.prod(size)) for size in tensors.values())
+    assert n_params == 8_030_261_248  # Llama 3.1 8B
 
 
 def test_a_seed_gives_the_same_file(written: Path, tmp_path: Path) -> None:
@@ -210,3 +257,81 @@ def test_the_evidence_is_made_by_commands_that_there_are(tmp_path: Path) -> None
         if hasattr(given, "scope"):
             assert evictions(argparse.Namespace(**{**vars(given), "eviction_file": [], "policy":
                              given.policy.replace("local", "streaming")}))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What cuda_all.sh leaves and prints where it times the CPU and a tiny model."""
+    out = tmp_path_factory.mktemp("cuda-all")
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "A2SF_DEVICE": "cpu", "A2SF_PROGRAM": program(), "A2SF_PIP": "0", "A2SF_SHAPES": "tiny",
+        "A2SF_TYPES": "F16 Q8_0", "A2SF_DEPTHS": "64,96", "A2SF_BUDGET": "32",
+    }  # fmt: skip
+    done = subprocess.run(
+        [BENCH / "cuda_all.sh", out],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    assert done.stderr == ""
+    assert "failed:" not in done.stdout, done.stdout
+    return out, done.stdout
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_times_and_compares(dry_run: tuple[Path, str]) -> None:
+    out, printed = dry_run
+    names = [
+        f"{kind}-tiny-{name}" for kind in ("decode", "depth", "score") for name in ("F16", "Q8_0")
+    ]
+    assert sorted(path.stem for path in out.glob("*.json")) == names
+    tests = [row["test"] for row in json.loads((out / f"{names[0]}.json").read_text())]
+    assert tests == ["pp512", "pp2048", "tg128"]
+    rows = json.loads((out / f"{names[2]}.json").read_text())
+    found = [(row["policy"], row["depth"], row["budget"]) for row in rows]
+    assert found == [("a2sf", 64, 32), ("a2sf", 96, 32)]
+    rows = json.loads((out / f"{names[4]}.json").read_text())
+    found = [(row["policy"], row["depth"], row["budget"]) for row in rows]
+    assert found == [("a2sf", 64, 32), ("streaming", 64, 32)]
+    assert "greedy tokens that are the CPU's: 32 of 32" in printed
+    lines = [line.split("|")[1:-1] for line in printed.splitlines() if line.startswith("| ")]
+    whats = [cells[0].strip() for cells in lines[1:]]
+    assert whats == [
+        "decode, tiny F16", "decode, tiny Q8_0", "prompt, tiny F16",
+        "flat in depth, tiny F16", "cost of scoring, tiny F16",
+        "flat in depth, tiny Q8_0", "cost of scoring, tiny Q8_0",
+    ]  # fmt: skip
+    assert all(cells[3].strip() in ("met", "not met") for cells in lines[1:])
+    assert not list(out.glob("*.gguf"))
+
+
+@pytest.mark.slow
+def test_what_a_gpu_did_not_reach_is_said(dry_run: tuple[Path, str], tmp_path: Path) -> None:
+    """The table of rows that are far from, or beyond, what was asked, and of none."""
+    for kind in ("depth", "score"):
+        rows = json.loads((dry_run[0] / f"{kind}-tiny-F16.json").read_text())
+        for row in rows:  # a token of a2sf takes a tenth longer, and all are flat
+            row["tokens_per_s"] = 100 if row["policy"] == "streaming" else 90
+        (tmp_path / f"{kind}-tiny-F16.json").write_text(json.dumps(rows))
+    # Ended before the last depth, and before anything.
+    (tmp_path / "depth-tiny-Q8_0.json").write_text(json.dumps(rows[:1]))
+    (tmp_path / "score-tiny-Q8_0.json").write_text("")
+    rows = json.loads((dry_run[0] / "decode-tiny-F16.json").read_text())
+    for row in rows:
+        row["fraction_of_peak"], row["copy_gb_s"], row["device_bytes"] = 0.6, 4000, 2**31
+    (tmp_path / "decode-tiny-F16.json").write_text(json.dumps(rows))
+    command = [sys.executable, BENCH / "cuda_table.py", tmp_path, "--shapes", "tiny"]
+    done = subprocess.run(
+        [*command, "--types", "F16", "Q8_0", "--last-depth", "96"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    verdicts = [line.rsplit("|", 2)[1].strip() for line in done.stdout.splitlines()[2:9]]
+    expected = ["not met", "not measured", "met", "met", "not met", "not measured", "not measured"]
+    assert verdicts == expected
+    assert "| 64: 10.0% | not met |" in done.stdout
+    assert "60.0%: " in done.stdout
+    assert "4,000 GB/s, 2.0 GiB" in done.stdout
+    assert "2 of 7 met" in done.stdout
