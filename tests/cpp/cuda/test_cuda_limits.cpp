@@ -15,11 +15,11 @@ namespace {
 
 constexpr size_t kStaging = size_t{4} << 20;  // what every backend takes for arguments
 
-// Heads that every type can store; a context that no text here fills; so many layers that few
-// tokens take much memory, for an emulator takes long for many.
-TinyModel long_model() {
+// Two heads: every type can store them, of four Q8_0 cannot. A context that no text here fills; so
+// many layers that few tokens take much memory, for an emulator takes long for many.
+TinyModel long_model(uint32_t n_heads = 2) {
     TinyModel model;
-    model.n_heads = 2;
+    model.n_heads = n_heads;
     model.n_layers = 64;
     model.n_ctx = 100'000;
     return model;
@@ -89,7 +89,7 @@ TEST_CASE("cuda limits: a cache that is too large is told what fits, and that fi
 
 TEST_CASE("cuda limits: memory that is missed when it is taken is named, and the same advised") {
     const Restored restored;
-    const Engine engine = load_tiny(long_model(), "cuda");
+    const Engine engine = load_tiny(long_model(4), "cuda");
     leave(size_t{16} << 20);
     Session session(engine.model, options_of(KvType::F32, 64));
     session.feed(some_ids(5));
@@ -154,8 +154,8 @@ TEST_CASE("cuda limits: what a slot takes is on the device, on the host, or coun
 
 TEST_CASE("cuda limits: what fits counts the device's memory alone, and a session takes no more") {
     const Restored restored;
-    const Engine engine = load_tiny(long_model(), "cuda");
-    const size_t n_bytes = kStaging + (size_t{2} << 20);
+    const Engine engine = load_tiny(long_model(4), "cuda");
+    const size_t n_bytes = kStaging + (size_t{1} << 20);
     for (const Fit &fit : what_fits(*engine.model, options_of(KvType::F16, 64), n_bytes)) {
         CAPTURE(std::string(name_of(fit.kv_type)));
         REQUIRE(fit.budget > 8);

@@ -92,10 +92,23 @@ void yield() {
     switch_to(running->context, scheduler);
 }
 
+// A fiber that is done waits for the next block: to begin anew asks the system twice.
 void enter() {
-    (*body)();
-    running->done = true;
-    yield();
+    for (;;) {
+        (*body)();
+        running->done = true;
+        yield();
+    }
+}
+
+void prepare(Fiber &fiber) {
+    ucontext_t &context = fiber.context.context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = fiber.stack;
+    context.uc_stack.ss_size = kStackBytes;
+    context.uc_link = nullptr;
+    makecontext(&context, enter, 0);
+    fiber.context.entered = false;
 }
 
 void resume(Fiber &fiber) {
@@ -124,16 +137,13 @@ void begin_block(unsigned n_threads) {
     block.barrier.n_threads = n_threads;
     block.warps.assign(n_threads / 32, Warp{});
     for (Warp &warp : block.warps) warp.barrier.n_threads = 32;
-    while (fibers.size() < n_threads) fibers.push_back(std::make_unique<Fiber>());
+    while (fibers.size() < n_threads) {
+        fibers.push_back(std::make_unique<Fiber>());
+        prepare(*fibers.back());
+    }
     for (unsigned i = 0; i < n_threads; ++i) {
         Fiber &fiber = *fibers[i];
-        ucontext_t &context = fiber.context.context;
-        getcontext(&context);
-        context.uc_stack.ss_sp = fiber.stack;
-        context.uc_stack.ss_size = kStackBytes;
-        context.uc_link = nullptr;
-        makecontext(&context, enter, 0);
-        fiber.context.entered = fiber.done = false;
+        fiber.done = false;
         fiber.index = i;
         fiber.waits_at = nullptr;
         fiber.n_exchanges = 0;
@@ -155,8 +165,10 @@ void run_block(unsigned n_threads) {
             resume(fiber);
             if (fiber.done) --n_left;
         }
-        if (!any)
+        if (!any) {
+            fibers.clear();  // some are in the middle of it
             throw std::logic_error("emulated kernel: a barrier that some threads never reach");
+        }
     }
 }
 
