@@ -193,13 +193,21 @@ double BenchSession::feed(const BenchTest &test, const std::string &what) {
     if (test.is_prompt) {
         session_->feed(ids, progress);
     } else {
-        for (size_t i = 0; i < n_tokens && progress(i, n_tokens); ++i) {
-            session_->feed(ids.subspan(i, 1));
-        }
+        for (size_t i = 0; i < n_tokens && progress(i, n_tokens); ++i) read_token(ids[i]);
     }
     const double time_s = std::chrono::duration<double>(Clock::now() - start).count();
     if (interrupted()) throw Interrupted();
     return time_s;
+}
+
+// As greedy generation does where the device finds the likeliest token itself.
+void BenchSession::read_token(int32_t id) {
+    if (session_->backend().keeps_logits()) {
+        session_->feed_chunk({&id, 1}, 0);
+        session_->likeliest();
+    } else {
+        session_->feed({&id, 1});
+    }
 }
 
 }  // namespace a2sf::cli

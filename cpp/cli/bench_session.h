@@ -38,8 +38,9 @@ struct Measurement {
 //
 // Owner: the command. At most one session lives at a time.
 //
-// Texts are pseudo-random ordinary tokens, the same for the same seed. Sampling is left out: each
-// token of a tg test is given, not chosen.
+// Texts are pseudo-random ordinary tokens, the same for the same seed: each token of a tg test is
+// given, not chosen. Sampling is left out, but where the device finds the likeliest token itself:
+// that is then part of a step, as in greedy generation.
 class BenchSession {
   public:
     // The machine is what peaks are measured with: a backend like the sessions'.
@@ -65,6 +66,7 @@ class BenchSession {
     size_t most_tokens() const;
     void start_at(size_t depth, size_t n_tokens, const std::string &what);
     double feed(const BenchTest &test, const std::string &what);
+    void read_token(int32_t id);
 
     const Engine &engine_;
     Backend &machine_;

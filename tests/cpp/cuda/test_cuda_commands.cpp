@@ -87,8 +87,13 @@ TEST_CASE("cuda bench: rows have the device's memory and the bandwidth of its co
                                      "-o",       "json",
                                      "-q",       "-t",
                                      "1"};
+    const cuda_emulator::Counts before = cuda_emulator::counts;
     const std::string json = printed([&] { cli::command_bench(arguments); });
     CAPTURE(json);
+    // As greedy generation: steps are graphs, and of their logits none are copied.
+    CHECK(cuda_emulator::counts.n_plays > before.n_plays);
+    CHECK(cuda_emulator::counts.n_bytes_to_host - before.n_bytes_to_host <
+          4 * kTinyVocab * sizeof(float));
     CHECK(json.find("\"device\": \"cuda\"") != std::string::npos);
     const auto rows = rows_of(json);
     REQUIRE(rows.size() == 2);
