@@ -179,17 +179,29 @@ const Backend &Session::backend() const {
 }
 std::span<const float> Session::logits() const {
     if (!parts_->has_logits) return {};
-    if (std::exchange(parts_->on_device, false)) {
-        parts_->work->decoder.copy_logits(1, parts_->logits.data());
+    if (parts_->on_device) {
+        end_step([&] { parts_->work->decoder.copy_logits(1, parts_->logits.data()); });
+        parts_->on_device = false;
     }
     return {parts_->logits.data(), parts_->logits.size()};
 }
 
 Sampled Session::likeliest() const {
     if (!parts_->on_device) return a2sf::likeliest(logits());
-    const Likeliest found = parts_->work->decoder.likeliest();
+    Likeliest found;
+    end_step([&] { found = parts_->work->decoder.likeliest(); });
     if (!found.is_finite) throw_not_finite();
     return {found.id, found.logprob};
+}
+
+// The first to ask for what a step has come to may be who has the device take it: what fails then
+// has failed in the middle of it.
+template <typename Ask>
+void Session::end_step(const Ask &ask) const {
+    check_complete();
+    broken_ = true;
+    ask();
+    broken_ = false;
 }
 
 size_t Session::room() const {
@@ -341,8 +353,9 @@ size_t Session::read_chunk(std::span<const int32_t> ids, size_t n_done, const Lo
     // Those there were do not follow what is read now.
     parts_->has_logits = parts_->on_device = false;
     // Only where somebody will ask for what comes of it.
-    Step step(*work.backend, m == 1 && last && cache->is_kept());
+    Step step(*work.backend, m == 1 && last && sink == nullptr && cache->is_kept());
     work.decoder.forward(chunk, {&cache, 1}, proceed);
+    if (last && sink == nullptr) work.decoder.compute_logits(m - 1, 1, false);
     broken_ = false;
     n_tokens_ += m;
     if (sink != nullptr) {
@@ -350,7 +363,7 @@ size_t Session::read_chunk(std::span<const int32_t> ids, size_t n_done, const Lo
                          [&](size_t i, size_t n, float *rows) { (*sink)(n_done + i, n, rows); });
     }
     if (last) {
-        work.decoder.compute_logits(m - 1, 1, false);
+        if (sink != nullptr) work.decoder.compute_logits(m - 1, 1, false);
         parts_->has_logits = parts_->on_device = true;
         // Others that share the decoder would overwrite them.
         if (parts_->shares || !work.backend->keeps_logits()) logits();

@@ -107,6 +107,8 @@ class Session {
   private:
     struct Parts;
     void check_complete() const;
+    template <typename Ask>
+    void end_step(const Ask &ask) const;
     std::vector<float> shares(const EvictionOptions &eviction, const EvictionConfig &config,
                               size_t n_tokens) const;
     void check_ids(std::span<const int32_t> ids) const;
@@ -121,7 +123,7 @@ class Session {
     size_t n_tokens_ = 0;
     size_t n_reserved_ = 0;
     size_t n_prompt_ = 0;  // of the first prompt, for which budgets given as a share wait
-    bool broken_ = false;
+    mutable bool broken_ = false;
 };
 
 // For sessions that take steps together: the model and the options of each must be those here but

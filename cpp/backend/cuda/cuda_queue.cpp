@@ -123,45 +123,58 @@ void CudaQueue::play() {
     puts_off_ = false;
     if (pass_.launches.empty()) return;
     staging_.copy_to(inputs_.data(), staged_.data(), staged_.size());
-    auto graph = std::find_if(graphs_.begin(), graphs_.end(),
-                              [&](const Graph &known) { return known.pass == pass_; });
-    if (graph == graphs_.end()) {
-        if (!(pass_ == last_)) {
-            pass_.run(stream_.handle);
-            std::swap(last_, pass_);
-            return;
-        }
-        Graph made;
-        capture(made);
-        if (graphs_.size() < kMostGraphs) {
-            graphs_.push_back(std::move(made));
-            graph = graphs_.end() - 1;
-        } else {
-            graph = graphs_.begin() + static_cast<ptrdiff_t>(oldest_++ % kMostGraphs);
-            cudaStreamSynchronize(stream_.handle);  // it may be playing
-            cudaGraphExecDestroy(graph->exec);
-            *graph = std::move(made);
-        }
+    const auto known = std::find_if(graphs_.begin(), graphs_.end(),
+                                    [&](const Graph &graph) { return graph.pass == pass_; });
+    const Graph *graph = known == graphs_.end() ? nullptr : &*known;
+    if (graph == nullptr && pass_ == last_) graph = make_graph();
+    if (graph == nullptr) {
+        pass_.run(stream_.handle);
+        std::swap(last_, pass_);
+        return;
     }
     check_cuda(cudaGraphLaunch(graph->exec, stream_.handle), "playing a step");
 }
 
-void CudaQueue::capture(Graph &graph) {
-    cudaGraph_t captured = nullptr;
+// Of the pass that is put off. None where there is no memory for it: a step can do without.
+const CudaQueue::Graph *CudaQueue::make_graph() {
+    if (!makes_graphs_) return nullptr;
+    if (graphs_.size() == kMostGraphs) {
+        // The oldest may be playing.
+        check_cuda(cudaStreamSynchronize(stream_.handle), "waiting for the GPU");
+    }
+    Graph made = {pass_, nullptr};
+    graphs_.reserve(kMostGraphs);
+    const cudaGraph_t graph = captured();
+    const cudaError_t status = cudaGraphInstantiate(&made.exec, graph, 0);
+    cudaGraphDestroy(graph);
+    if (status == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        makes_graphs_ = false;
+        return nullptr;
+    }
+    check_cuda(status, "making a graph of a step");
+    if (graphs_.size() < kMostGraphs) {
+        return &graphs_.emplace_back(std::move(made));
+    }
+    Graph &oldest = graphs_[oldest_++ % kMostGraphs];
+    cudaGraphExecDestroy(oldest.exec);
+    oldest = std::move(made);
+    return &oldest;
+}
+
+cudaGraph_t CudaQueue::captured() {
+    cudaGraph_t graph = nullptr;
     check_cuda(cudaStreamBeginCapture(stream_.handle, cudaStreamCaptureModeThreadLocal),
                "capturing a step");
     try {
         pass_.run(stream_.handle);
     } catch (...) {
-        cudaStreamEndCapture(stream_.handle, &captured);
-        if (captured != nullptr) cudaGraphDestroy(captured);
+        cudaStreamEndCapture(stream_.handle, &graph);
+        if (graph != nullptr) cudaGraphDestroy(graph);
         throw;
     }
-    check_cuda(cudaStreamEndCapture(stream_.handle, &captured), "capturing a step");
-    const cudaError_t status = cudaGraphInstantiate(&graph.exec, captured, 0);
-    cudaGraphDestroy(captured);
-    check_cuda(status, "making a graph of a step");
-    graph.pass = pass_;
+    check_cuda(cudaStreamEndCapture(stream_.handle, &graph), "capturing a step");
+    return graph;
 }
 
 }  // namespace a2sf

@@ -84,7 +84,8 @@ class CudaQueue {
 
     const void *copy_bytes(const void *from, size_t n_bytes);
     void play();
-    void capture(Graph &graph);
+    const Graph *make_graph();
+    cudaGraph_t captured();
 
     Stream stream_;
     Staging staging_;
@@ -94,7 +95,8 @@ class CudaQueue {
     std::vector<std::byte> staged_;  // what copy() was given for the pass
     GpuMemory inputs_;               // where it is on the GPU
     std::vector<Graph> graphs_;
-    size_t oldest_ = 0;  // of graphs_, once there are kMostGraphs
+    size_t oldest_ = 0;         // of graphs_, once there are kMostGraphs
+    bool makes_graphs_ = true;  // until there was no memory for one
 };
 
 }  // namespace a2sf

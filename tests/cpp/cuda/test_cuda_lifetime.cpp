@@ -23,8 +23,8 @@ struct NothingLeft {
     bool holds() const {
         const cuda_emulator::Counts &now = cuda_emulator::counts;
         return now.n_allocations == before.n_allocations && now.n_streams == before.n_streams &&
-               now.n_events == before.n_events && now.n_bytes == before.n_bytes &&
-               find_backend("cuda").memory().n_taken == n_taken;
+               now.n_events == before.n_events && now.n_graphs == before.n_graphs &&
+               now.n_bytes == before.n_bytes && find_backend("cuda").memory().n_taken == n_taken;
     }
 };
 
@@ -100,9 +100,16 @@ TEST_CASE("cuda lifetime: nothing is left where any one thing could not be made"
             Session session(model, evicting("a2sf-dual"));
             session.feed(some_ids(30));
             session.fork();
+            Session greedy(model, evicting("streaming"));
+            const int32_t id = 7;
+            for (int i = 0; i < 6; ++i) {  // the last ones graphs
+                greedy.feed_chunk({&id, 1}, 0);
+                greedy.likeliest();
+            }
         });
         REQUIRE(left.holds());
-        if (message.empty()) break;
+        if (cuda_emulator::machine.n_makes_left > 0) break;
+        if (message.empty()) continue;  // a step can do without a graph
         const bool says = message.find(" wanted") != std::string::npos ||
                           message.find("making a stream") != std::string::npos;
         CHECK_MESSAGE(says, message);
