@@ -143,6 +143,7 @@ uint64_t exchange(uint64_t value, unsigned lane);  // what that lane of the warp
 void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
+cudaError_t enqueue_launch(cudaStream_t stream, std::function<void()> work);
 void run_kernel(const cudaLaunchConfig_t &config, const std::function<void()> &thread);
 
 template <typename T>
@@ -169,11 +170,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
         at.blockDim.x % 32 != 0) {
         return cudaErrorInvalidValue;
     }
-    ++cuda_emulator::counts.n_asked;
-    return cuda_emulator::enqueue(at.stream,
-                                  [at, kernel, ... copies = std::decay_t<Parameters>(arguments)] {
-                                      cuda_emulator::run_kernel(at, [&] { kernel(copies...); });
-                                  });
+    return cuda_emulator::enqueue_launch(
+        at.stream, [at, kernel, ... copies = std::decay_t<Parameters>(arguments)] {
+            cuda_emulator::run_kernel(at, [&] { kernel(copies...); });
+        });
 }
 
 inline void __syncthreads() {
