@@ -91,6 +91,24 @@ def test_what_cannot_be_shown_is_an_error(results, tmp_path, capsys):
     assert "a file that can be written expected" in capsys.readouterr().err
 
 
+def test_results_of_another_version_are_left_out(results, tmp_path, capsys):
+    """They have other keys under the same options: a mean over both would be of neither."""
+    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    old = [{**row, "key": f"old {row['key']}", "format": row["format"] - 1} for row in rows]
+    del old[0]["format"]  # written before there was one
+    mixed, gone = tmp_path / "mixed.jsonl", tmp_path / "gone.jsonl"
+    for path, lines in ((mixed, old + rows), (gone, old)):
+        path.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+    assert main(["report", str(results), "-o", "-"]) == 0
+    expected = capsys.readouterr().out
+    assert main(["report", str(mixed), "-o", "-"]) == 0
+    found = capsys.readouterr()
+    assert found.out == expected
+    assert f"{len(old)} results of other versions are left out" in found.err
+    assert main(["report", str(gone), "-o", "-"]) == 2
+    assert f"found 0 of this version, and {len(old)} of others" in capsys.readouterr().err
+
+
 def rows_of(paths):
     return [json.loads(line) for path in paths for line in path.read_text("utf-8").splitlines()]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .._core import VERSION, Error, OptionError
+from ._jobs import FORMAT
 from ._kinds import Table, kinds
 from ._packages import require
 from ._results import Row, read_rows
@@ -85,7 +86,7 @@ class Section:
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
-    command = commands.add_parser(NAME, help=SUMMARY, description=SUMMARY)
+    command = commands.add_parser(NAME, help=SUMMARY, description=SUMMARY, allow_abbrev=False)
     command.add_argument("results", nargs="+", metavar="RESULTS", help="files of a2sf-eval")
     command.add_argument("-o", "--output", default="report.html", metavar="FILE",
         help="a page, or Markdown without pictures if it ends in .md; - is Markdown on standard "
@@ -96,9 +97,17 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page; return the exit status."""
-    rows = read_rows(arguments.results)
+    found = read_rows(arguments.results)
+    # Under the same options those of another format measured something else.
+    rows = [row for row in found if row.get("format") == FORMAT]
     if not rows:
-        raise OptionError("results: at least 1 result expected, found 0")
+        others = f" of this version, and {len(found)} of others" if found else ""
+        raise OptionError(f"results: at least 1 result expected, found 0{others}")
+    if len(rows) < len(found):
+        print(
+            f"a2sf-eval: {len(found) - len(rows)} results of other versions are left out",
+            file=sys.stderr,
+        )
     if arguments.output == "-" or arguments.output.endswith(".md"):
         text = markdown(rows, arguments.title)
     else:

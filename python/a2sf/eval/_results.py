@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import _core
 from .._core import Error
-from ._jobs import Job, Json, file_hash
+from ._jobs import FORMAT, Job, Json, file_hash
 
 Row = dict[str, Any]
 
@@ -148,6 +148,7 @@ def make_row(job: Job, result: dict[str, Json], time_s: float) -> Row:
     """Put a result together with all that is needed to understand or repeat it."""
     return {
         "key": job.key,
+        "format": FORMAT,
         "kind": job.kind,
         "options": job.options,
         "resolved": job.resolved,
