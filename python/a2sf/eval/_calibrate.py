@@ -45,6 +45,7 @@ def add_command(commands: Any) -> None:
     """Add the subcommand."""
     command = commands.add_parser(
         NAME,
+        allow_abbrev=False,
         help=SUMMARY,
         description=f"{SUMMARY}. Measures how much each KV head needs its tokens, divides the "
         "budget accordingly, then tries forgetting factors and protections one after the other. "
@@ -74,11 +75,11 @@ class Search:
     windows: list[tuple[str, dict[str, Json]]]
 
     def measure(self, jobs: Sequence[Job]) -> list[Row]:
-        """Run what has no result yet; return the results of all."""
+        """Run what has no result yet; return the results of all, in the order of the jobs."""
         execute = executor_of(self.given)
         sweep(jobs, self.results, execute, quiet=self.given.quiet)
-        wanted = {job.key for job in jobs}
-        return [row for row in self.results.rows if row["key"] in wanted]
+        by_key = {row["key"]: row for row in self.results.rows}
+        return [by_key[job.key] for job in jobs]
 
     def losses(self, tried: dict[str, Json]) -> list[float]:
         """Nats per token lost to the full cache, means of blocks."""
