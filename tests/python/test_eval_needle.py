@@ -119,3 +119,13 @@ def test_a_question_longer_than_the_context_is_refused_before_any_is_asked(tmp_p
     assert "question 1: at most 2048 tokens (the model's context" in errors
     assert "give a budget" not in errors
     assert not output.exists()
+
+
+@pytest.mark.parametrize("answer", ["", " ", None, 5])
+def test_an_answer_that_any_text_begins_with_is_refused(tmp_path, capsys, answer):
+    path, output = tmp_path / "questions.jsonl", tmp_path / "out.jsonl"
+    path.write_text(json.dumps({"prompt": "Nora walks.", "answer": answer}), encoding="utf-8")
+    assert (
+        main(["needle", "-q", "--questions", str(path), "-o", str(output), "--budget", "64"]) == 2
+    )
+    assert '{"prompt": ..., "answer": ...} expected' in capsys.readouterr().err

@@ -243,7 +243,11 @@ def _questions(path: str) -> list[dict[str, str]]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         try:
             item = json.loads(line)
-            listed.append({"prompt": str(item["prompt"]), "answer": str(item["answer"])})
+            asked = {name: item[name] for name in ("prompt", "answer")}
+            # Every text begins with an empty one.
+            if not all(isinstance(text, str) and text.strip() for text in asked.values()):
+                raise TypeError
+            listed.append(asked)
         except (ValueError, KeyError, TypeError) as error:
             raise OptionError(
                 f'{path}:{number}: {{"prompt": ..., "answer": ...}} expected, found {line[:60]!r}'
