@@ -161,6 +161,14 @@ def test_what_makes_no_sense_is_bad_usage(text, tmp_path, capsys, more, message)
     assert message in capsys.readouterr().err
 
 
+def test_an_option_is_not_taken_for_a_longer_one(text, tmp_path, capsys):
+    """snapkv's --window is not --windows."""
+    with pytest.raises(SystemExit) as ended:
+        main(command(text, tmp_path / "out.jsonl", "--window", "16"))
+    assert ended.value.code == 2
+    assert "--window" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["perplexity", "recall", "sensitivity", "calibrate", "tasks"])
 def test_a_model_that_is_not_there_is_one_line(text, tmp_path, capsys, kind):
     output = ["-o", str(tmp_path / "out.jsonl")]

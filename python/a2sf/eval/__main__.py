@@ -21,6 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all measurements."""
     parser = argparse.ArgumentParser(
         prog="a2sf-eval",
+        allow_abbrev=False,  # --window is not --windows
         description="Measure what a bounded KV cache loses, on any GGUF model. Every result is a "
         "line of a file; a sweep that was stopped continues where it was.",
         epilog="Exit status: 0 done, 1 run-time error, 2 bad usage, 130 interrupted.",
@@ -28,7 +29,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"a2sf {_core.VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for kind in kinds().values():
-        command = commands.add_parser(kind.name, help=kind.summary, description=kind.summary)
+        command = commands.add_parser(
+            kind.name, help=kind.summary, description=kind.summary, allow_abbrev=False
+        )
         add_run_arguments(command)
         kind.add_arguments(command)
         command.set_defaults(kind=kind)
