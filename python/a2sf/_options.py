@@ -67,7 +67,7 @@ class Eviction:
         What each KV head gets of the budget relative to the others, layer by layer; the mean over
         heads stays the budget, and so does the memory. No head gets less than what is protected in
         it. "auto" measures once per loaded model, when something is first evicted, how much each
-        head looks up far back (as long as reading 768 tokens takes), and gives more to those that
+        head looks up far back (as long as reading 1,280 tokens takes), and gives more to those that
         do; "equal" is the same for all; `a2sf-eval calibrate` finds shares on a text. Preset
         "auto". Shares are kept as float32 values.
     guard : float or None
