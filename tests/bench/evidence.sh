@@ -31,6 +31,7 @@ part_policies() {
     for budget in 8%,20% 5%,10% 50%; do
         perplexity --budget $budget --policy "$policies"
         perplexity --budget $budget --policy a2sf --allocation equal
+        perplexity --budget $budget --policy h2o,snapkv --allocation auto
     done
 }
 part_factors() {
@@ -38,11 +39,11 @@ part_factors() {
 }
 part_needles() {
     for length in 1000 2000 4000 7000; do
+        needle --policy a2sf --length $length --depth 10,30,50,70,90 --budget 25% --trials 6
+    done
+    for length in 1000 2000 4000 7000; do
         needle --policy "$policies" --length $length --depth 10,30,50,70,90 --budget 25%
         needle --policy "$policies" --length $length --depth 10,50,90 --budget 128,256,512
-    done
-    for length in 1000 2000 4000; do
-        needle --policy a2sf --length $length --depth 5,15,25,35,45,55,65,75,85,95 --budget 25%
     done
 }
 # Texts that had no part in choosing the default.
