@@ -10,6 +10,7 @@ namespace a2sf {
 
 Cache::Cache(Backend &backend, const CacheShape &shape)
     : backend_(backend),
+      device_keeps_(backend.keeps_slots()),
       shape_(shape),
       heads_(shape.n_layers * shape.n_kv_heads),
       head_budgets_(heads_.size()),
@@ -22,7 +23,7 @@ Cache::Cache(Backend &backend, const CacheShape &shape)
       layers_(shape.n_layers),
       kept_(shape.n_layers) {
     config_.policy = &find_policy("full");
-    if (!backend.keeps_slots()) return;
+    if (!device_keeps_) return;
     const char *what = "slots that the device keeps";
     kept_first_ = MirroredArray<size_t>(backend, heads_.size(), what);
     for (auto *words : {&kept_budget_, &kept_slot_, &kept_live_}) {
@@ -99,13 +100,16 @@ std::span<const uint32_t> Cache::append(size_t layer, int32_t first_pos, size_t 
     } else {
         for (size_t head = 0; head < shape_.n_kv_heads; ++head) one(head);
     }
-    for (size_t head = 0; head < shape_.n_kv_heads; ++head) publish(layer, head, live_[head]);
+    if (device_keeps_) {
+        for (size_t head = 0; head < shape_.n_kv_heads; ++head) publish(layer, head, live_[head]);
+    }
     return {new_slots_.data(), shape_.n_kv_heads * m};
 }
 
 void Cache::append_head(size_t layer, size_t head, int32_t first_pos, size_t m, uint32_t *slot) {
     Head &state = heads_[head_index(layer, head)];
     const size_t base = slot_index(layer, head);
+    int32_t *pos = pos_.host() + base;
     // A chunk takes slots in a row, in order, so that attention can pass over what no query of a
     // tile sees; a single token takes a hole where it is.
     if (m > 1 && state.n_holes > 0) close_holes(layer, head);
@@ -113,10 +117,12 @@ void Cache::append_head(size_t layer, size_t head, int32_t first_pos, size_t m, 
         const uint32_t next =
             state.n_holes > 0 ? holes_[base + --state.n_holes] : state.live + state.n_holes;
         slot[i] = next;
-        pos_.host()[base + next] = first_pos + static_cast<int32_t>(i);
-        order_[base + state.live] = next;
-        for (size_t lane = 0; lane < n_lanes(); ++lane) score_row(layer, lane, head)[next] = 0.0f;
-        ++state.live;
+        pos[next] = first_pos + static_cast<int32_t>(i);
+        order_[base + state.live++] = next;
+    }
+    for (size_t lane = 0; lane < n_lanes(); ++lane) {
+        float *scores = score_row(layer, lane, head);
+        for (size_t i = 0; i < m; ++i) scores[slot[i]] = 0.0f;
     }
     if (state.n_holes > 0) {
         close_holes(layer, head);
@@ -151,7 +157,8 @@ void Cache::close_holes(size_t layer, size_t head) {
 void Cache::move_slot(size_t layer, size_t head, uint32_t from, uint32_t to) {
     const size_t base = slot_index(layer, head);
     backend_.kv_move(slots(layer), head, from, to);
-    pos_.host()[base + to] = pos_.host()[base + from];
+    int32_t *pos = pos_.host() + base;
+    pos[to] = pos[from];
     for (size_t lane = 0; lane < n_lanes(); ++lane) {
         float *scores = score_row(layer, lane, head);
         scores[to] = scores[from];
@@ -184,7 +191,7 @@ void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
         lanes_[lane].query_weight = weight;
         lanes_[lane].scores = scores_.device() + score_index(layer, lane, 0);
     }
-    layers_[layer].scored = n_lanes() > 0;
+    layers_[layer].scored = device_keeps_ && n_lanes() > 0;
     args.lanes = {lanes_, n_lanes()};
 }
 
@@ -297,9 +304,10 @@ bool Cache::evict_one_each(size_t layer) {
 uint32_t *Cache::find_pos(size_t layer, size_t head, size_t pos) {
     const size_t base = slot_index(layer, head);
     uint32_t *first = order_.data() + base;
+    const int32_t *of_slot = pos_.host() + base;
     return std::lower_bound(
         first, first + heads_[head_index(layer, head)].live, static_cast<int64_t>(pos),
-        [&](uint32_t slot, int64_t wanted) { return pos_.host()[base + slot] < wanted; });
+        [of_slot](uint32_t slot, int64_t wanted) { return of_slot[slot] < wanted; });
 }
 
 void Cache::remove_pos(size_t layer, size_t head, int32_t pos) {
@@ -372,8 +380,9 @@ size_t Cache::mean_live() const {
 std::vector<int32_t> Cache::positions(size_t layer, size_t head) const {
     recall(layer);
     const size_t base = slot_index(layer, head);
+    const int32_t *pos = pos_.host() + base;
     std::vector<int32_t> result(live(layer, head));
-    for (size_t i = 0; i < result.size(); ++i) result[i] = pos_.host()[base + order_[base + i]];
+    for (size_t i = 0; i < result.size(); ++i) result[i] = pos[order_[base + i]];
     return result;
 }
 
@@ -382,7 +391,8 @@ std::vector<float> Cache::scores(size_t layer, size_t head, size_t lane) const {
     if (lane >= n_lanes()) return result;
     recall(layer);
     const uint32_t *order = order_.data() + slot_index(layer, head);
-    for (size_t i = 0; i < result.size(); ++i) result[i] = score_row(layer, lane, head)[order[i]];
+    const float *row = score_row(layer, lane, head);
+    for (size_t i = 0; i < result.size(); ++i) result[i] = row[order[i]];
     return result;
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -185,6 +186,7 @@ class Cache {
     }
 
     Backend &backend_;
+    const bool device_keeps_;  // Backend::keeps_slots
     CacheShape shape_;
     EvictionConfig config_;
     size_t capacity_ = 0;  // the most slots of any head
@@ -221,6 +223,7 @@ class Cache {
     // Of slots that the device hands out; the arrays [n_layers * n_kv_heads], as KeptSlots has
     // them.
     mutable std::vector<Layer> layers_;  // [n_layers]
+    mutable std::mutex recall_mutex_;    // of layers_, order_, holes_ in recall()
     std::vector<KeptSlots> kept_;        // [n_layers]
     MirroredArray<size_t> kept_first_;
     MirroredArray<uint32_t> kept_budget_, kept_slot_, kept_live_;

@@ -6,6 +6,7 @@
 // budgets, so that room, live() and n_evicted() need no question. The order of age is that of
 // positions, and at most one slot of a head is a hole: the one that the next token will take.
 #include <algorithm>
+#include <mutex>
 
 #include "kv/cache.h"
 
@@ -13,7 +14,7 @@ namespace a2sf {
 
 // False where the host has to choose the slots.
 bool Cache::append_kept(size_t layer, int32_t pos) {
-    if (!backend_.keeps_slots()) return false;
+    if (!device_keeps_) return false;
     Layer &state = layers_[layer];
     if (!state.kept || state.appended || state.next_pos != pos) {
         recall(layer);
@@ -104,6 +105,9 @@ void Cache::evict_kept(size_t layer) {
 
 // The host knows all of a layer afterwards, and may change it. Waits if there is something to ask.
 void Cache::recall(size_t layer) const {
+    if (!device_keeps_) return;
+    // A session may be looked into, and saved, by several threads.
+    const std::lock_guard lock(recall_mutex_);
     Layer &state = layers_[layer];
     const size_t begin = layer_index(layer), n = layer_index(layer + 1) - begin;
     if (state.scored) scores_.fetch(n_lanes() * begin, n_lanes() * n);
