@@ -59,7 +59,8 @@ std::string preset_text(const Policy &policy) {
     if (policy.uses_window()) {
         add(str("window ", preset.window));
     } else if (policy.n_lanes() > 0) {
-        add(str("forgetting factor ", preset.forgetting_factor));
+        const char *most = preset.memory_share > 0 ? "up to " : "";
+        add(str("forgetting factor ", most, preset.forgetting_factor));
     }
     if (preset.n_sinks > 0) add(str("sinks ", preset.n_sinks));
     if (preset.recent_share > 0) {
@@ -316,7 +317,7 @@ std::string describe_cache(const EvictionConfig &config) {
     if (config.policy->uses_window()) {
         text += str(", window ", config.window);
     } else if (config.policy->n_lanes() > 0) {
-        text += str(", factor ", config.forgetting_factor);
+        text += ", factor " + shortened(config.forgetting_factor, 4);
     }
     if (config.scope == Scope::Layer) text += ", scope layer";
     if (config.pooling > 1) text += str(", pooling ", config.pooling);

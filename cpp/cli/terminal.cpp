@@ -100,6 +100,12 @@ std::string decimals(double number, int n_decimals) {
     return std::string(text, std::min<size_t>(static_cast<size_t>(n), sizeof(text) - 1));
 }
 
+std::string shortened(double number, int n_digits) {
+    char text[64];
+    const int n = std::snprintf(text, sizeof(text), "%.*g", n_digits, number);
+    return std::string(text, std::min<size_t>(static_cast<size_t>(n), sizeof(text) - 1));
+}
+
 std::string human_bytes(uint64_t n_bytes) {
     static constexpr const char *kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
     double amount = static_cast<double>(n_bytes);

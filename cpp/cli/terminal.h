@@ -25,11 +25,13 @@ void print_error(std::string_view text);
 void catch_interrupt();
 bool interrupted();
 
-// "1,234,567", "23.6 MiB", "1:05" or "2:03:04", "3.21".
+// "1,234,567", "23.6 MiB", "1:05" or "2:03:04", "3.21"; "0.8958", to so many
+// significant digits.
 std::string grouped(uint64_t number);
 std::string human_bytes(uint64_t n_bytes);
 std::string clock_text(double time_s);
 std::string decimals(double number, int n_decimals);
+std::string shortened(double number, int n_digits);
 
 // One line on standard error that is redrawn in place and erased at the end. It appears only when
 // the work takes a noticeable time, so that short work leaves the terminal alone.

@@ -188,8 +188,9 @@ EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt) {
     config.recent_share = recent.share.value_or(0.0);
     config.n_recent = recent.tokens ? *recent.tokens : floor_share(*recent.share, config.budget);
     config.window = options.window.value_or(preset.window);
-    config.forgetting_factor =
-        static_cast<float>(options.forgetting_factor.value_or(preset.forgetting_factor));
+    config.forgetting_factor = options.forgetting_factor
+                                   ? static_cast<float>(*options.forgetting_factor)
+                                   : preset.factor_at(config.budget);
     config.fast_forgetting_factor = preset.fast_forgetting_factor;
     config.scope = options.scope.value_or(Scope::Head);
     config.pooling = options.pooling.value_or(preset.pooling);

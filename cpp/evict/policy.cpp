@@ -4,6 +4,12 @@
 
 namespace a2sf {
 
+float Preset::factor_at(size_t budget) const {
+    if (memory_share <= 0) return forgetting_factor;
+    const double remembered = std::max(1.0, memory_share * static_cast<double>(budget));
+    return std::min(forgetting_factor, static_cast<float>(1.0 - 1.0 / remembered));
+}
+
 float Policy::query_weights(const EvictionConfig &config, size_t lane,
                             std::span<float> weight) const {
     const float factor = lane == 0 ? config.forgetting_factor : config.fast_forgetting_factor;

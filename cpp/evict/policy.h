@@ -18,6 +18,9 @@ constexpr size_t kMaxScoreLanes = 2;
 // A policy's numbers where the user gives none.
 struct Preset {
     float forgetting_factor = 1.0f;
+    // Where above 0, the factor is lower with small budgets: a score remembers 1 / (1 - factor)
+    // queries, at most this share of the budget.
+    double memory_share = 0;
     float fast_forgetting_factor = 1.0f;
     size_t n_sinks = 0;
     size_t recent_tokens = 0;   // used when recent_share is 0
@@ -27,6 +30,8 @@ struct Preset {
     PromptMode prefill = PromptMode::Chunk;
     double guard = 0;
     Division division = Division::Equal;
+
+    float factor_at(size_t budget) const;
 };
 
 // One head's live tokens, oldest first. All spans have the same length; similarity is the cosine

@@ -62,6 +62,7 @@ void bind_registry(nb::module_ &m) {
             const Preset &preset = find_policy(policy).preset;
             nb::dict all;
             all["forgetting_factor"] = preset.forgetting_factor;
+            all["memory_share"] = preset.memory_share;
             all["fast_forgetting_factor"] = preset.fast_forgetting_factor;
             all["sinks"] = preset.n_sinks;
             all["recent_tokens"] = preset.recent_tokens;

@@ -8,6 +8,10 @@
 #                  recall tasks bundled. Also calibrate: what a calibration adds, only if named.
 # A2SF_POLICIES    of the tables by policy
 set -euo pipefail
+if [[ $# -lt 3 ]]; then
+    sed -n 's/^# \?//; 2,9p' "$0" >&2
+    exit 2
+fi
 model=$1 wiki=$2 shakespeare=$3 out=${4:-build/evidence}
 policies=${A2SF_POLICIES:-a2sf,h2o,streaming,a2sf-dual,snapkv,keydiff,tova,a2sf-paper}
 parts=${A2SF_PARTS:-policies factors needles other chunk recall tasks bundled}
@@ -34,8 +38,13 @@ part_policies() {
         perplexity --budget $budget --policy h2o,snapkv --allocation auto
     done
 }
+# Of which the default takes one for each budget.
 part_factors() {
-    perplexity --budget 5%,8%,20% --policy a2sf --forgetting-factor 0.97,0.995,0.999
+    perplexity --budget 3%,5%,8%,10%,20%,50% --policy a2sf \
+        --forgetting-factor auto,0.9,0.95,0.97,0.98,0.99,0.995
+    windows --windows 2 --ctx 6000 -f "$held_out" -f "$shakespeare" -o "$out/long.jsonl" \
+        --budget 77,123,307,600 --policy a2sf \
+        --forgetting-factor auto,0.95,0.97,0.98,0.99,0.995,0.998
 }
 part_needles() {
     for length in 1000 2000 4000 7000; do
@@ -89,9 +98,9 @@ part_calibrate() {
 
 for part in $parts; do
     declare -F "part_$part" >/dev/null || { echo "A2SF_PARTS: unknown part $part" >&2; exit 2; }
-    "part_$part"
 done
-measured=("$out"/{perplexity,other,needle,recall,tasks,bundled,calibrate}.jsonl)
+for part in $parts; do "part_$part"; done
+measured=("$out"/{perplexity,long,other,needle,recall,tasks,bundled,calibrate}.jsonl)
 found=()
 for file in "${measured[@]}"; do [[ -s $file ]] && found+=("$file"); done
 a2sf-eval report "${found[@]}" -o "$out/report.html"

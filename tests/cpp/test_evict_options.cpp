@@ -52,6 +52,25 @@ TEST_CASE("every policy resolves with its preset") {
     CHECK(resolve({.policy = "a2sf-paper"}, 0).prefill == PromptMode::Token);
 }
 
+TEST_CASE("the factor of a2sf remembers two fifths of the budget, and a hundred queries at most") {
+    const auto factor = [](size_t budget) {
+        return resolve({.policy = "a2sf", .budget = Amount::of_tokens(budget)}, 0)
+            .forgetting_factor;
+    };
+    CHECK(factor(50) == doctest::Approx(0.95));
+    CHECK(factor(125) == doctest::Approx(0.98));
+    CHECK(factor(249) < 0.99f);
+    CHECK(factor(250) == 0.99f);
+    CHECK(factor(100000) == 0.99f);
+    CHECK(resolve({.policy = "a2sf", .budget = Amount::of_share(0.05)}, 1000).forgetting_factor ==
+          doctest::Approx(0.95));
+    CHECK(resolve({.policy = "a2sf", .budget = Amount::of_tokens(50), .forgetting_factor = 0.99}, 0)
+              .forgetting_factor == 0.99f);
+    CHECK(find_policy("a2sf").preset.factor_at(1) == 0.0f);
+    CHECK(resolve({.policy = "a2sf-dual", .budget = Amount::of_tokens(50)}, 0).forgetting_factor ==
+          0.99f);
+}
+
 TEST_CASE("a share of the prompt is rounded to the nearest token, at least one") {
     const auto budget = [](double share, size_t n_prompt) {
         return resolve({.policy = "tova", .budget = Amount::of_share(share)}, n_prompt).budget;

@@ -25,6 +25,7 @@ from reference.policies import (
     query_weights,
     ranks,
     resolve_budget,
+    resolve_factor,
     resolve_recent,
     update_scores,
     validate,
@@ -79,14 +80,19 @@ def test_recursion_equals_definition(factor: float, pieces: list[int]) -> None:
 @pytest.mark.parametrize("name", EVICTING)
 def test_cache_scores_as_update_scores(name: str) -> None:
     """The cache's tiled update is the plain one."""
-    policy, (q, k, v) = PRESETS[name], random_qkv(40)
-    cache = make_cache(policy, None)
+    (q, k, v), cache = random_qkv(40), make_cache(PRESETS[name], None)
     cache.process(q[:, :39], k[:, :39], v[:, :39], 1.0, evict=True)
     before = cache.scores[:, :, :39].copy()
     cache.process(q[:, 39:], k[:, 39:], v[:, 39:], 1.0, evict=True)
     p = causal_attention(q, k, group=2).sum(axis=1)[:, 39:].astype(np.float32)
-    expected = update_scores(policy, np.pad(before, [(0, 0), (0, 0), (0, 1)]), p)
+    expected = update_scores(cache.policy, np.pad(before, [(0, 0), (0, 0), (0, 1)]), p)
     np.testing.assert_allclose(cache.scores[:, :, :40], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_factor_by_the_budget() -> None:
+    factors = [resolve_factor(PRESETS["a2sf"], budget) for budget in (50, 125, 250, None)]
+    assert factors == [pytest.approx(0.95), pytest.approx(0.98), 0.99, 0.99]
+    assert resolve_factor(PRESETS["h2o"], 50) == 1.0
 
 
 def test_snapkv_weights() -> None:
@@ -219,12 +225,12 @@ def naive_head(policy: Policy, budget: int, q: Array, k: Array, v: Array) -> tup
     """
     score: dict[int, float] = {}
     out = np.zeros(q.shape)
-    recent = resolve_recent(policy, budget)
+    recent, factor = resolve_recent(policy, budget), resolve_factor(policy, budget)
     for t in range(len(k)):
         score[t] = 0.0
         held = list(score)
         for s in held:
-            score[s] *= policy.forgetting_factor
+            score[s] *= factor
         for g in range(len(q)):
             e = {s: math.exp(float(q[g, t].astype(np.float64) @ k[s])) for s in held}
             total = sum(e.values())

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .policies import Policy, keep_mask, query_weights
+from .policies import Policy, keep_mask, query_weights, resolve_factor
 
 Array = NDArray[Any]
 Turn = Callable[[Array, int], Array]  # [heads, n, head_dim] at positions from the given one on
@@ -55,7 +56,7 @@ class LayerCache:
         dtype: Any = np.float32,
         guarded: bool = False,
     ) -> None:
-        self.policy = policy
+        self.policy = replace(policy, forgetting_factor=resolve_factor(policy, budget))
         self.guarded = guarded
         self.budget = budget
         self.window = window

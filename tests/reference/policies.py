@@ -34,7 +34,7 @@ class Policy:
         What the rank is made of: "attention" (one decaying score), "dual" (two of them),
         "position", "key", or "none" (never evicts).
     forgetting_factor
-        lambda of section 1, in [0, 1]; the slow one for "dual".
+        lambda of section 1, in [0, 1]; the slow one for "dual". None: by `resolve_factor`.
     fast_factor
         The fast lambda of "dual"; others ignore it.
     window
@@ -60,7 +60,7 @@ class Policy:
 
     name: str
     kind: Kind = "attention"
-    forgetting_factor: float = 1.0
+    forgetting_factor: float | None = 1.0
     fast_factor: float = 0.9
     window: int = 0
     sinks: int = 0
@@ -92,7 +92,7 @@ PRESETS: dict[str, Policy] = {
     p.name: p
     for p in (
         Policy("full", "none"),
-        Policy("a2sf", forgetting_factor=0.99, sinks=4, recent="25%", guard=0.65),
+        Policy("a2sf", forgetting_factor=None, sinks=4, recent="25%", guard=0.65),
         Policy("a2sf-paper", forgetting_factor=0.3, prefill="token"),
         Policy("a2sf-dual", "dual", forgetting_factor=0.99, sinks=4, recent="25%", pooling=7),
         Policy("h2o", forgetting_factor=1.0, recent="50%"),
@@ -114,6 +114,13 @@ def resolve_budget(budget: int | str | None, prompt_len: int) -> int | None:
         share = float(budget.removesuffix("%"))
         return max(1, math.floor(share * prompt_len / 100 + 0.5))
     return budget
+
+
+def resolve_factor(policy: Policy, budget: int | None) -> float:
+    """Forgetting factor: a2sf remembers 2/5 of the budget in queries, 100 at most."""
+    if policy.forgetting_factor is not None:
+        return policy.forgetting_factor
+    return 0.99 if budget is None else min(0.99, 1 - 1 / max(1.0, 0.4 * budget))
 
 
 def resolve_recent(policy: Policy, budget: int) -> int:
@@ -153,6 +160,8 @@ def query_weights(policy: Policy, m: int) -> tuple[Array, Array]:
     if policy.window:
         decay = max(0.0, 1.0 - m / policy.window)
         return np.array([decay]), (age < policy.window).astype(np.float64)[None]
+    if policy.forgetting_factor is None:
+        raise ValueError("a policy with a forgetting factor expected, see resolve_factor")
     factors = [policy.forgetting_factor, policy.fast_factor][: policy.n_memories]
     decays = np.array([f**m for f in factors], dtype=np.float64)
     return decays, np.array([[f**a for a in age.tolist()] for f in factors], dtype=np.float64)

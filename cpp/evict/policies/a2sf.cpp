@@ -2,7 +2,8 @@
 // newest quarter of the budget protected, the budget divided among heads by what they need, and a
 // guard against losing what a chunk has just read. All but the score is this project's: protection
 // is what lets the factor rise, division what perplexity gains by, division and guard what is found
-// again.
+// again. A score that remembers more queries than the budget has room for keeps what is no longer
+// asked for, so the factor is 0.99 from 250 tokens on and lower below.
 #include "evict/policy.h"
 
 namespace a2sf {
@@ -11,6 +12,7 @@ const Policy &a2sf_policy() {
     static const Policy policy("a2sf",
                                "accumulated attention with a forgetting factor, recent protected",
                                Preset{.forgetting_factor = 0.99f,
+                                      .memory_share = 0.4,
                                       .n_sinks = 4,
                                       .recent_share = 0.25f,
                                       .guard = 0.65,
