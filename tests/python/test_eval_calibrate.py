@@ -66,11 +66,11 @@ def test_shares_follow_need_within_bounds_and_have_mean_one():
 def test_what_is_found_loses_less_on_text_it_has_not_seen(text, tmp_path, capsys):
     written = tmp_path / "found.eviction"
     command = ["calibrate", "-q", "-f", str(text), "-o", str(tmp_path / "out.jsonl"), "--ctx",
-               "200", "--skip", "60", "--windows", "6", "--budget", "32", "--write", str(written),
-               "--factors", "0.97,0.999", "--recents", "10%"]  # fmt: skip
+               "150", "--skip", "40", "--windows", "6", "--budget", "24", "--write", str(written),
+               "--policy", "h2o", "--factors", "0.97,0.99", "--recents", "10%"]  # fmt: skip
     assert main(command) == 0
     printed = capsys.readouterr().out
-    found = re.search(r"budget 32: (\S+) nats .* (\S+) with these", printed)
+    found = re.search(r"budget 24, evicted token by token: (\S+) nats .* (\S+) with these", printed)
     before, after = map(float, found.groups())
     assert after < before
     # In whatever order the results were written (by several workers, say).
@@ -80,7 +80,7 @@ def test_what_is_found_loses_less_on_text_it_has_not_seen(text, tmp_path, capsys
     assert main(command) == 0
     assert capsys.readouterr().out == printed
     eviction = a2sf.Eviction.load(written)
-    assert eviction.budget == 32
+    assert eviction.budget == 24
     assert len(eviction.allocation) == a2sf.Engine().info.n_layers * 2
     assert "Held-out text" in written.read_text(encoding="utf-8")
     # The file is one of a sweep's evictions.
@@ -133,9 +133,18 @@ def test_what_cannot_be_calibrated_is_said_before_the_work(text, tmp_path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("budget", ["32", "100%"])
+def test_what_gains_nothing_on_text_it_has_not_seen_is_not_written(text, tmp_path, capsys, budget):
+    more = ["--policy", "streaming", "--budget", budget]
+    assert main(calibrate(text, tmp_path, *more)) == 1
+    assert "Nothing is written" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["o.jsonl"]
+
+
 @pytest.mark.parametrize("policy", ["streaming", "keydiff"])
 def test_a_policy_is_calibrated_by_the_options_that_it_has(text, tmp_path, policy):
-    assert main(calibrate(text, tmp_path, "--policy", policy)) == 0
+    more = ["--policy", policy, "--ctx", "150", "--skip", "40", "--windows", "6", "--budget", "24"]
+    assert main(calibrate(text, tmp_path, *more)) == 0
     eviction = a2sf.Eviction.load(tmp_path / "found.eviction")
     assert eviction.policy == policy
     assert eviction.forgetting_factor is None

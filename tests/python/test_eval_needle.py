@@ -10,6 +10,7 @@ import pytest
 from a2sf.eval import read_rows
 from a2sf.eval.__main__ import main
 from a2sf.eval._haystack import make_prompt
+from a2sf.eval._statistics import share_right
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_questions_of_a_file_are_asked_under_every_eviction(tmp_path, capsys):
         {"prompt": prompt.rstrip(), "answer": "Nora keeps the stone letter in the white sack."},
         {"prompt": prompt.rstrip(), "answer": "Nora keeps the stone letter in the green box."},
     ]
-    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    path.write_text("\n\n".join(json.dumps(item) for item in items), encoding="utf-8")
     output = tmp_path / "out.jsonl"
     status = main(
         ["needle", "-q", "--questions", str(path), "-o", str(output),
@@ -76,7 +77,7 @@ def test_questions_of_a_file_are_asked_under_every_eviction(tmp_path, capsys):
     }  # fmt: skip
     printed = capsys.readouterr().out
     assert "| full" in printed
-    assert "50% [0%, 100%]" in printed
+    assert "50% [9%, 91%]" in printed
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,21 @@ def test_what_makes_no_sense_is_bad_usage(tmp_path, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_text_without_sentences_is_refused_before_the_work(tmp_path, capsys):
+    text, output = tmp_path / "empty.txt", tmp_path / "out.jsonl"
+    text.write_text(" \n", encoding="utf-8")
+    assert main(["needle", "-q", "-f", str(text), "-o", str(output), "--length", "300"]) == 2
+    assert "file: a text with sentences expected" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_share_of_right_answers_has_an_interval_with_a_width():
+    assert share_right([1.0] * 10) == (1.0, pytest.approx(0.722, abs=1e-3), 1.0)
+    share, low, high = share_right([1.0, 0.0, 0.0, 0.0])
+    assert share == 0.25
+    assert (low, high) == pytest.approx((0.0456, 0.6994), abs=1e-3)  # Wilson's formula by hand
+
+
 def test_the_default_lengths_are_those_that_the_model_reads(tmp_path, capsys):
     output = tmp_path / "out.jsonl"
     command = ["needle", "-o", str(output), "--depth", "50", "--trials", "1", "--policy",
@@ -116,7 +132,7 @@ def test_a_question_longer_than_the_context_is_refused_before_any_is_asked(tmp_p
         main(["needle", "-q", "--questions", str(path), "-o", str(output), "--budget", "64"]) == 2
     )
     errors = capsys.readouterr().err
-    assert "question 1: at most 2048 tokens (the model's context" in errors
+    assert "question 1: at most 2024 tokens (the model's context" in errors
     assert "give a budget" not in errors
     assert not output.exists()
 

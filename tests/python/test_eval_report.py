@@ -9,7 +9,7 @@ import json
 import pytest
 from a2sf.eval.__main__ import main
 
-TEXT = "Nora keeps the stone letter in the white sack. " * 12
+TEXT = "Nora keeps the stone letter in the white sack. " * 30
 
 
 class Page(html.parser.HTMLParser):

@@ -12,7 +12,7 @@ from a2sf.eval import Job, Results, read_rows
 from a2sf.eval.__main__ import main
 from a2sf.eval._jobs import resolved
 
-TEXT = "Nora keeps the stone letter in the white sack. " * 12
+TEXT = "Nora keeps the stone letter in the white sack. " * 20
 
 
 @pytest.fixture
@@ -70,6 +70,16 @@ def test_a_sweep_that_was_cut_short_continues_where_it_was(text, tmp_path, capsy
     assert "a2sf" in capsys.readouterr().out
 
 
+def test_windows_do_not_overlap(text, tmp_path, capsys):
+    output = tmp_path / "out.jsonl"
+    more = ["--windows", "50", "--policy", "streaming", "--budget", "50%"]
+    assert main([option for option in command(text, output, *more) if option != "-q"]) == 0
+    assert "instead of 50 windows" in capsys.readouterr().err
+    firsts = [row["options"]["first"] for row in read_rows([output])]
+    assert len(firsts) > 1
+    assert min(np.diff(firsts)) >= 96
+
+
 def test_another_text_is_another_job(text, tmp_path):
     output = tmp_path / "out.jsonl"
     assert main(command(text, output)) == 0
@@ -81,7 +91,7 @@ def test_another_text_is_another_job(text, tmp_path):
 def test_a_text_that_changed_is_read_again(text, tmp_path):
     output = tmp_path / "out.jsonl"
     assert main(command(text, output)) == 0
-    changed = "Ines gives the old key to Paul under the pink island. " * 12
+    changed = "Ines gives the old key to Paul under the pink island. " * 20
     text.write_text(changed, encoding="utf-8")
     assert main(command(text, output)) == 0
     engine = a2sf.Engine()

@@ -303,6 +303,7 @@ GOOD = {"context": "A", "choices": ["b", "c"], "answer": 1}
         ({**GOOD, "choices": ["", "b"]}, [], "a list of texts under 'choices'"),
         ({"prompt": "A"}, [], "text under 'answer'"),
         ({"prompt": "A", "answer": "b", "max_tokens": 0}, [], "max_tokens of at least 1"),
+        ({"prompt": "A", "answer": "b", "max_tokens": True}, [], "max_tokens of at least 1"),
         ({"question": "A", "answer": "b"}, ["--template", "{q}"], "the fields of the template"),
         (
             {"prompt": "A " * 3000, "answer": "b"},

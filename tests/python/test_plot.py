@@ -329,6 +329,18 @@ def test_the_command_takes_every_policy(tmp_path, policy):
     assert sum(found["sizes"]) == found["steps"][-1]
 
 
+def test_the_command_takes_an_eviction_file(tmp_path, capsys):
+    file, page = tmp_path / "found.eviction", tmp_path / "page.html"
+    a2sf.Eviction(policy="h2o", budget="40%", recent=3).save(file)
+    options = ["-p", STORY, "--eviction-file", str(file), "-o", str(page)]
+    assert command.main(options) == 0
+    assert "h2o, budget 40%" in page.read_text(encoding="utf-8")
+    assert command.main([*options, "--budget", "30%"]) == 0
+    assert "h2o, budget 30%" in page.read_text(encoding="utf-8")
+    assert command.main([*options, "--eviction-file", str(page)]) == 2
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("more", "status", "message"),
     [

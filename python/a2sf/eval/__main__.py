@@ -75,7 +75,7 @@ def _measure(kind: Kind, given: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 130
-        rows = [row for row in results.rows if row["key"] in wanted]
+        rows = results.of(jobs)
     if given.json:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))

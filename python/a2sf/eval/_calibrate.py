@@ -49,7 +49,8 @@ def add_command(commands: Any) -> None:
         help=SUMMARY,
         description=f"{SUMMARY}. Measures how much each KV head needs its tokens, divides the "
         "budget accordingly, then tries forgetting factors and protections one after the other. "
-        "The last third of the windows decides nothing: it shows what the result is worth.",
+        "The last third of the windows decides nothing: it shows what the result is worth, and if "
+        "nothing is gained there no file is written and the exit status is 1.",
     )
     add_run_arguments(command)
     add_text_arguments(command, windows=6)
@@ -78,8 +79,7 @@ class Search:
         """Run what has no result yet; return the results of all, in the order of the jobs."""
         execute = executor_of(self.given)
         sweep(jobs, self.results, execute, quiet=self.given.quiet)
-        by_key = {row["key"]: row for row in self.results.rows}
-        return [by_key[job.key] for job in jobs]
+        return self.results.of(jobs)
 
     def losses(self, tried: dict[str, Json]) -> list[float]:
         """Nats per token lost to the full cache, means of blocks."""
@@ -128,11 +128,15 @@ def run(given: argparse.Namespace) -> int:
     saved = [a - b for a, b in zip(before, after, strict=True)]
     mean, low, high = bootstrap_mean(saved)
     text = (
-        f"Held-out text, {len(held_out)} windows of {given.ctx} tokens, budget {given.budget}: "
+        f"Held-out text, {len(held_out)} windows of {given.ctx} tokens, budget {given.budget}, "
+        "evicted token by token: "
         f"{np.mean(before):.4f} nats per token lost to the full cache with the policy's own "
         f"options, {np.mean(after):.4f} with these; {mean:.4f} saved "
         f"[95 % interval {low:.4f} to {high:.4f}]"
     )
+    if mean <= 0:
+        print(f"{text}\nNothing is written: the policy's own options lose no more.")
+        return 1
     note = f"{open_engine(given).info.name or Path(model_path(given)).name}\n{text}"
     Eviction(**chosen).save(given.write, note=note)
     print(text)
@@ -208,11 +212,11 @@ def with_shares(
 ) -> dict[str, Json]:
     """Divide the budget in proportion to need to some power; 0 leaves it as it is.
 
-    Power 0 is the policy's own division. If a head with budget b lost need / b^a, the division that
-    loses least in sum would have power 1 / (1 + a); a is not known and differs between heads, so
-    powers are tried.
+    Power 0 is the policy's own division, and so is any where no head needs anything. If a head with
+    budget b lost need / b^a, the division that loses least in sum would have power 1 / (1 + a); a
+    is not known and differs between heads, so powers are tried.
     """
-    if power == 0.0:
+    if power == 0.0 or need.max() <= 0.0:
         return options
     shares = np.maximum(need, need.max() * 1e-9) ** power
     for _ in range(64):  # clipping moves the mean

@@ -98,7 +98,7 @@ def sentences_of(text: str, seed: int) -> Iterator[str]:
 
 
 def make_prompt(
-    tokenizer: Tokenizer, length: int, depth: float, seed: int, text: str = ""
+    tokenizer: Tokenizer, length: int, depth: float, seed: int, text: str | None = None
 ) -> Prompt:
     """Hide a number at a depth of a text.
 
@@ -114,16 +114,16 @@ def make_prompt(
         sentences.
     seed : int
         Decides number, place, and the text around them.
-    text : str, default ""
-        What to hide it in; generated sentences if empty.
+    text : str, optional
+        What to hide it in; default generated sentences.
 
     Raises
     ------
     OptionError
-        Not even the question fits in `length`.
+        Not even the question fits in `length`, or a text has no sentences.
     """
     place, number, fact = _hidden(seed)
-    source = sentences_of(text, seed) if text else filler(seed)
+    source = filler(seed) if text is None else sentences_of(text, seed)
     hay: list[str] = []
     ids = _encode(tokenizer, fact, place)
     if len(ids) > length:

@@ -140,7 +140,7 @@ def _item(fields: Any, template: str, where: str) -> Item:
         return Item(contexts=(context,) * len(choices), choices=choices, answer=answer)
     until = fields.get("until", ["\n"])
     max_tokens = fields.get("max_tokens", 32)
-    if not isinstance(max_tokens, int) or max_tokens < 1:
+    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1:
         raise OptionError(f"{where}: max_tokens of at least 1 expected, found {max_tokens!r}")
     return Item(
         contexts=(context,),

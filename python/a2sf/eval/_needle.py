@@ -27,11 +27,11 @@ from ._arguments import (
     with_full,
 )
 from ._groups import grouped_lines, partly
-from ._haystack import least_length, make_prompt
+from ._haystack import least_length, make_prompt, sentences_of
 from ._jobs import Job, Json, eviction_from, file_hash, read_text
 from ._kinds import Table
 from ._results import Row
-from ._statistics import bootstrap_mean
+from ._statistics import share_right
 
 MAX_TOKENS = 24  # of an answer
 LENGTHS = (1000, 2000, 4000, 7000)
@@ -106,7 +106,7 @@ class Needle:
                 options["length"],
                 options["depth"] / 100,
                 options["seed"],
-                "" if text is None else read_text(text),
+                None if text is None else read_text(text),
             )
             ids, expected = prompt.ids, prompt.number
         answer = engine.generate(
@@ -135,8 +135,8 @@ class Needle:
             table = Table(
                 title=f"answers right: {source}",
                 header=["policy", *budgets, "per length"],
-                note=f"Share of {n_prompts} prompts [95 % bootstrap interval]{told}. "
-                "The last column is that of the largest budget.",
+                note=f"Share of {n_prompts} prompts [95 % interval]{told}. "
+                f"The last column is that of budget {(budgets or ['-'])[-1]}.",
             )
             for name, line in lines.items():
                 cells = [_percent(_right(_at_budget(line, b)), n_prompts) for b in budgets]
@@ -190,7 +190,8 @@ def _check_questions(arguments: argparse.Namespace) -> int:
     asked, engine = _questions(arguments.questions), open_engine(arguments)
     for number, question in enumerate(asked):
         n_tokens = len(engine.tokenize(question["prompt"]))
-        check_fits(engine, n_tokens, f"{arguments.questions}, question {number}")
+        what = f"{arguments.questions}, question {number}"
+        check_fits(engine, n_tokens, what, n_answer=MAX_TOKENS)
     return len(asked)
 
 
@@ -230,6 +231,8 @@ def _grid(arguments: argparse.Namespace) -> list[dict[str, Json]]:
     if arguments.trials < 1:
         raise OptionError(f"trials: at least 1 expected, found {arguments.trials}")
     lengths = _lengths(arguments)
+    if arguments.file is not None:
+        next(sentences_of(read_text(arguments.file), 0))  # one without any, before any work
     return [
         {"length": length, "depth": depth, "seed": seed}
         for length in lengths
@@ -240,7 +243,9 @@ def _grid(arguments: argparse.Namespace) -> list[dict[str, Json]]:
 
 def _questions(path: str) -> list[dict[str, str]]:
     listed = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             item = json.loads(line)
             asked = {name: item[name] for name in ("prompt", "answer")}
@@ -286,5 +291,5 @@ def _right(rows: Iterable[Row]) -> list[float]:
 def _percent(right: list[float], n_prompts: int) -> str:
     if not right:
         return "-"
-    mean, low, high = bootstrap_mean(right)
+    mean, low, high = share_right(right)
     return f"{mean:.0%} [{low:.0%}, {high:.0%}]{partly(len(right), n_prompts, 'prompts')}"

@@ -90,7 +90,11 @@ class Perplexity:
         return tables
 
     def figures(self, rows: Sequence[Row]) -> list[Any]:
-        """One for each text and setting: what each policy loses, over the budget."""
+        """One for each text and setting: what each policy loses, over the budget.
+
+        The full cache has no budget and loses nothing: it is in none.
+        """
+        evicted = [row for row in rows if budget_text(row) != "-"]
         return [
             _figures.lines(
                 {
@@ -104,7 +108,7 @@ class Perplexity:
                 x="budget (tokens)",
                 y="nats per token",
             )
-            for title, lines in _settings(rows)
+            for title, lines in _settings(evicted)
         ]
 
 

@@ -233,7 +233,8 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise Error(f"{path}: a file that can be written expected, found: {error}") from error
+        found = error.strerror or str(error)  # not the name of the partial file
+        raise Error(f"{path}: a file that can be written expected, found: {found}") from error
 
 
 def _duration(seconds: float) -> str:

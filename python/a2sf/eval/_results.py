@@ -23,6 +23,11 @@ from ._jobs import FORMAT, Job, Json, file_hash
 
 Row = dict[str, Any]
 
+COLUMNS = {
+    "key", "kind", "options", "result", "time_s", "model", "engine", "files", "versions",
+    "machine", "finished",
+}  # fmt: skip
+
 LINE_START = b'{"key": "'  # of every line that `Results.append` writes
 
 
@@ -83,6 +88,12 @@ class Results:
         """Keys of the jobs that have a result."""
         return {row["key"] for row in self.rows}
 
+    def of(self, jobs: Iterable[Job]) -> list[Row]:
+        """Results of jobs, each once, in the order of the jobs; of those that have one."""
+        by_key = {row["key"]: row for row in self.rows}
+        keys = dict.fromkeys(job.key for job in jobs)
+        return [by_key[key] for key in keys if key in by_key]
+
     def append(self, row: Row) -> None:
         """Add a result; it is on disk when this returns.
 
@@ -119,7 +130,7 @@ def _parse(content: bytes, path: Path) -> tuple[list[Row], int]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not {"key", "kind", "options", "result"} <= row.keys():
+        if not isinstance(row, dict) or COLUMNS - row.keys():
             raise Error(f"{path}:{number}: a result of a2sf-eval expected, found {line[:60]!r}")
         rows.append(row)
     return rows, whole
@@ -166,7 +177,13 @@ def make_row(job: Job, result: dict[str, Json], time_s: float) -> Row:
 @cache
 def versions() -> dict[str, str]:
     """Versions of what the result depends on."""
-    found = {"a2sf": _core.VERSION, "python": platform.python_version(), "numpy": np.__version__}
+    build = file_hash(_core.__file__)[:12]  # of the library: two of one version may differ
+    found = {
+        "a2sf": _core.VERSION,
+        "build": build,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
     for name in ("scipy", "rouge-score", "lm-eval"):
         try:
             found[name] = metadata.version(name)

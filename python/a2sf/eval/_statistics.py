@@ -48,6 +48,21 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0) -> tuple[float, fl
     return mean, float(interval.low), float(interval.high)
 
 
+def share_right(values: Sequence[float]) -> tuple[float, float, float]:
+    """Share of ones among zeros and ones, with a confidence interval of 95 %.
+
+    Returns
+    -------
+    share, low, high
+        Wilson's interval (1927) by scipy.stats.binomtest: it has a width where all are right, or
+        none, unlike one of resamples.
+    """
+    n_right = sum(value == 1.0 for value in values)
+    tested = require("scipy.stats", "scipy").binomtest(n_right, len(values))
+    interval = tested.proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return n_right / len(values), float(interval.low), float(interval.high)
+
+
 def block_means(values: Sequence[float], size: int) -> list[float]:
     """Means of blocks of `size` neighbours; a rest shorter than half a block joins the last one.
 

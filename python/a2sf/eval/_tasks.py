@@ -41,7 +41,7 @@ from ._likelihood import (
     write_answers,
 )
 from ._results import Row
-from ._statistics import bootstrap_mean
+from ._statistics import bootstrap_mean, share_right
 
 BLOCK = 16  # items of a job
 MEASURES = {
@@ -51,6 +51,7 @@ MEASURES = {
     "f1": "token F1",
     "rouge_l": "ROUGE-L",
 }
+SHARES = ("acc", "acc_norm", "exact_match")  # an item has 0 or 1
 LOCAL = "local"  # the paper's name for a window of the newest tokens
 PAPER_POLICIES = f"full,{LOCAL},h2o,a2sf-paper"
 
@@ -166,7 +167,7 @@ class Tasks:
             means = Table(
                 title=f"{MEASURES[measure]}: {title}",
                 header=["policy", *budgets],
-                note=f"Mean [95 % bootstrap interval over items]; {n_items} items.",
+                note=f"Mean [95 % interval over items]; {n_items} items.",
             )
             lost = Table(
                 title=f"{MEASURES[measure]}, difference to the full cache: {title}",
@@ -175,10 +176,12 @@ class Tasks:
             )
             for name in cells.names:
                 scores = [cells.scores(name, budget) for budget in budgets]
-                means.rows.append([name, *(_cell(list(s.values()), "", n_items) for s in scores)])
+                means.rows.append(
+                    [name, *(_cell(list(s.values()), measure, n_items) for s in scores)]
+                )
                 if not cells.is_full(name):
                     found = [_differences(one, cells.full) for one in scores]
-                    lost.rows.append([name, *(_cell(values, "+", n_items) for values in found)])
+                    lost.rows.append([name, *(_cell(values, None, n_items) for values in found)])
             tables += [means, lost] if cells.full and lost.rows else [means]
         return tables
 
@@ -191,7 +194,9 @@ class Tasks:
             for name in cells.names:
                 if not cells.is_full(name):
                     found = [list(cells.scores(name, budget).values()) for budget in cells.budgets]
-                    series[name] = [bootstrap_mean(scores) if scores else None for scores in found]
+                    series[name] = [
+                        _interval(scores, measure) if scores else None for scores in found
+                    ]
             drawn.append(
                 _figures.bars(
                     series,
@@ -370,9 +375,15 @@ def _differences(scores: Mapping[int, float], full: Mapping[int, float]) -> list
     return [score - full[number] for number, score in scores.items() if number in full]
 
 
-def _cell(values: Sequence[float], sign: str, n_items: int) -> str:
+def _interval(scores: Sequence[float], measure: str) -> tuple[float, float, float]:
+    return share_right(scores) if measure in SHARES else bootstrap_mean(scores)
+
+
+def _cell(values: Sequence[float], measure: str | None, n_items: int) -> str:
+    """Write scores of a measure, or differences (None), as a cell."""
     if not values:
         return "-"
-    mean, low, high = bootstrap_mean(values)
+    sign = "+" if measure is None else ""
+    mean, low, high = bootstrap_mean(values) if measure is None else _interval(values, measure)
     less = partly(len(values), n_items, "items")
     return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{less}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from functools import lru_cache
 
 import numpy as np
@@ -27,7 +28,8 @@ def add_text_arguments(
     add("--skip", type=int, default=512, metavar="N",
         help="tokens at its beginning that are read but not measured (%(default)s)")  # fmt: skip
     add("--windows", type=int, default=windows, metavar="N",
-        help="windows, spread evenly over each text (%(default)s)")  # fmt: skip
+        help="windows, spread evenly over each text; fewer of one that is too short for as many "
+        "side by side (%(default)s)")  # fmt: skip
     return group
 
 
@@ -56,11 +58,17 @@ def text_windows(arguments: argparse.Namespace) -> list[tuple[str, dict[str, Jso
         n_tokens = len(_ids(engine, read_text(path)))
         if n_tokens < ctx:
             raise OptionError(f"{path}: {ctx} tokens (--ctx) expected, found {n_tokens}")
-        last = n_tokens - ctx
-        firsts = {round(i * last / max(1, n_windows - 1)) for i in range(n_windows)}
+        last, n_apart = n_tokens - ctx, min(n_windows, n_tokens // ctx)
+        if n_apart < n_windows and not arguments.quiet:
+            print(
+                f"a2sf-eval: {path}: {n_apart} instead of {n_windows} windows, more of {ctx} "
+                f"tokens would overlap in its {n_tokens}",
+                file=sys.stderr,
+            )
+        firsts = [round(i * last / max(1, n_apart - 1)) for i in range(n_apart)]
         listed += [
             (path, {"text": file_hash(path), "first": first, "ctx": ctx, "skip": skip})
-            for first in sorted(firsts)
+            for first in firsts
         ]
     return listed
 

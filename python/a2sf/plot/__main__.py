@@ -43,10 +43,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("-t", "--threads", type=int, metavar="N", help="threads (all cores)")
     add("--kv-type", choices=("f16", "f32", "q8_0"), default="f16", help="(%(default)s)")
     cache = parser.add_argument_group("Cache", "What is left out is the policy's own.").add_argument
-    cache("--policy", default="a2sf", metavar="NAME",
-          help=f"one of {', '.join(_core.policies())} (%(default)s)")  # fmt: skip
+    cache("--policy", metavar="NAME", help=f"one of {', '.join(_core.policies())} (a2sf)")
+    cache("--eviction-file", metavar="FILE",
+          help="options of this file of a2sf-eval calibrate, where no other is given")  # fmt: skip
     share = BUDGET.replace("%", "%%")
-    cache("--budget", metavar="N|R%", help=f"tokens, or share of the text ({share})")
+    cache("--budget", metavar="N|R%", help=f"tokens, or share of the text ({share}, or the file's)")
     cache("--forgetting-factor", type=factor_or_auto, metavar="F")
     cache("--sinks", type=int, metavar="N")
     cache("--recent", metavar="N|R%")
@@ -97,8 +98,11 @@ def _write(given: argparse.Namespace) -> None:
     if given.prefill == "full":
         every = len(ids)
     recording = record(engine.session(eviction=eviction), ids, every=every)
-    evicts = _core.policy_evicts(given.policy)
-    name = f"{given.policy}, budget {given.budget or BUDGET}" if evicts else given.policy
+    evicts = _core.policy_evicts(eviction.policy)
+    budget = given.budget or _from_file(given).get("budget", BUDGET)
+    if isinstance(budget, float):  # as files have a share
+        budget = f"{budget * 100:g}%"
+    name = f"{eviction.policy}, budget {budget}" if evicts else eviction.policy
     source = "" if given.file is None else f": {Path(given.file).name}"
     text_view(engine, ids, recording, given.output, title=given.title or f"{name}{source}")
     print(f"a2sf.plot: {len(ids)} tokens in {given.output}", file=sys.stderr)
@@ -113,16 +117,24 @@ def _read(path: str) -> str:
 
 def _eviction(given: argparse.Namespace, n_tokens: int) -> Eviction:
     """Make the eviction; a share is one of `n_tokens`."""
-    evicts = _core.policy_evicts(given.policy)
-    options: dict[str, Any] = {name: getattr(given, name) for name in GIVEN}
-    options["prefill"] = given.prefill or (PREFILL if evicts else None)
-    text = given.budget if given.budget is not None or not evicts else BUDGET
-    if text is not None:
-        options["budget"] = _amount("budget", text)
-    if given.recent is not None:
-        options["recent"] = _amount("recent", given.recent)
-    given_options = {k: v for k, v in options.items() if v is not None}
-    return fix_budget(Eviction(policy=given.policy, **given_options), n_tokens)
+    options: dict[str, Any] = {name: getattr(given, name) for name in ("policy", *GIVEN)}
+    options["prefill"] = given.prefill
+    for name in ("budget", "recent"):
+        if getattr(given, name) is not None:
+            options[name] = _amount(name, getattr(given, name))
+    options = _from_file(given) | {k: v for k, v in options.items() if v is not None}
+    if _core.policy_evicts(options.setdefault("policy", "a2sf")):
+        options = {"budget": BUDGET, "prefill": PREFILL} | options
+    return fix_budget(Eviction(**options), n_tokens)
+
+
+def _from_file(given: argparse.Namespace) -> dict[str, Any]:
+    """Options of the eviction file; none without one."""
+    if given.eviction_file is None:
+        return {}
+    loaded = Eviction.load(given.eviction_file)
+    found = {name: getattr(loaded, name) for name in Eviction.__slots__}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _amount(what: str, text: str) -> int | str:
