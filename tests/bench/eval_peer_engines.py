@@ -56,8 +56,14 @@ def openvino_pair(policy: str, mode: str, window: int, ours: str, options: Optio
     """Modes of OpenVINO's eviction, and the policy of ours that is closest."""
     block = OPENVINO_BLOCK
     given = {"mode": mode, "start": block, "recent": block, "window": window}
-    same = {"prefill": "full", "scope": "layer", "sinks": block, "recent": block}
-    return [Case(policy, "OpenVINO", mode, given), Case(policy, "a2sf", ours, {**same, **options})]
+    same = {"prefill": "full", "scope": "layer", "sinks": block, "recent": block, **options}
+    # A token counts as much as the best within half a block: what stays, stays with its neighbours.
+    near = {**same, "pooling": block + 1}
+    return [
+        Case(policy, "OpenVINO", mode, given),
+        Case(policy, "a2sf", ours, same),
+        Case(f"{policy}, pooling {block + 1}", "a2sf", ours, near),
+    ]
 
 
 def cases() -> list[Case]:
