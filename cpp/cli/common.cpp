@@ -318,6 +318,10 @@ std::string describe_cache(const EvictionConfig &config) {
         text += str(", window ", config.window);
     } else if (config.policy->n_lanes() > 0) {
         text += ", factor " + shortened(config.forgetting_factor, 4);
+        if (config.prefill != PromptMode::Token &&
+            config.chunk_forgetting_factor != config.forgetting_factor) {
+            text += str(" (", shortened(config.chunk_forgetting_factor, 4), " in chunks)");
+        }
     }
     if (config.scope == Scope::Layer) text += ", scope layer";
     if (config.pooling > 1) text += str(", pooling ", config.pooling);
@@ -348,15 +352,16 @@ void write_model(JsonWriter &json, const std::string &path, const Model &model) 
 void write_eviction(JsonWriter &json, const EvictionConfig &config) {
     json.field("policy", config.policy != nullptr ? config.policy->name : "full");
     if (!config.evicts()) {
-        for (const char *name :
-             {"budget", "forgetting_factor", "sinks", "recent", "window", "scope", "pooling",
-              "prefill", "positions", "pinned", "guard", "division", "allocation"}) {
+        for (const char *name : {"budget", "forgetting_factor", "chunk_forgetting_factor", "sinks",
+                                 "recent", "window", "scope", "pooling", "prefill", "positions",
+                                 "pinned", "guard", "division", "allocation"}) {
             json.key(name).null();
         }
         return;
     }
     json.field("budget", config.budget);
     json.field("forgetting_factor", config.forgetting_factor);
+    json.field("chunk_forgetting_factor", config.chunk_forgetting_factor);
     json.field("sinks", config.n_sinks);
     json.field("recent", config.n_recent);
     json.field("window", config.window);

@@ -191,6 +191,9 @@ EvictionConfig resolve(const EvictionOptions &options, size_t n_prompt) {
     config.forgetting_factor = options.forgetting_factor
                                    ? static_cast<float>(*options.forgetting_factor)
                                    : preset.factor_at(config.budget);
+    const bool apart = !options.forgetting_factor && preset.chunk_forgetting_factor > 0;
+    config.chunk_forgetting_factor =
+        apart ? preset.chunk_forgetting_factor : config.forgetting_factor;
     config.fast_forgetting_factor = preset.fast_forgetting_factor;
     config.scope = options.scope.value_or(Scope::Head);
     config.pooling = options.pooling.value_or(preset.pooling);

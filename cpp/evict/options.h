@@ -86,7 +86,8 @@ struct EvictionConfig {
     double recent_share = 0;  // of a head's own budget, where heads differ; 0: n_recent in all
     size_t window = 0;        // queries in a box window; 0 = none
     float forgetting_factor = 1.0f;
-    float fast_forgetting_factor = 1.0f;  // the second lane of a2sf-dual
+    float chunk_forgetting_factor = 1.0f;  // of queries that are read together
+    float fast_forgetting_factor = 1.0f;   // the second lane of a2sf-dual
     Scope scope = Scope::Head;
     size_t pooling = 1;
     PromptMode prefill = PromptMode::Chunk;

@@ -12,7 +12,9 @@ float Preset::factor_at(size_t budget) const {
 
 float Policy::query_weights(const EvictionConfig &config, size_t lane,
                             std::span<float> weight) const {
-    const float factor = lane == 0 ? config.forgetting_factor : config.fast_forgetting_factor;
+    const float slow =
+        weight.size() > 1 ? config.chunk_forgetting_factor : config.forgetting_factor;
+    const float factor = lane == 0 ? slow : config.fast_forgetting_factor;
     // factor^age for the newest query first; 0^0 = 1, so factor 0 keeps the newest query alone.
     float power = 1.0f;
     for (size_t i = weight.size(); i-- > 0;) {

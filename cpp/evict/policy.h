@@ -21,6 +21,9 @@ struct Preset {
     // Where above 0, the factor is lower with small budgets: a score remembers 1 / (1 - factor)
     // queries, at most this share of the budget.
     double memory_share = 0;
+    // Between queries that are read together, so that no token leaves before the last of them has
+    // looked; 0: the same factor.
+    float chunk_forgetting_factor = 0;
     float fast_forgetting_factor = 1.0f;
     size_t n_sinks = 0;
     size_t recent_tokens = 0;   // used when recent_share is 0
@@ -67,7 +70,8 @@ class Policy {
 
     // How a chunk of m queries enters lane `lane`:
     //   A[s] <- decay * A[s] + sum_i weight[i] * sum_g p_g[i, s]        weight [m], returns decay
-    // The default is the forgetting factor's: decay = f^m, weight[i] = f^(m-1-i), with f^0 = 1.
+    // The default is the forgetting factor's: decay = f^m, weight[i] = f^(m-1-i), with f^0 = 1; f
+    // is that of chunks where m > 1.
     virtual float query_weights(const EvictionConfig &config, size_t lane,
                                 std::span<float> weight) const;
 

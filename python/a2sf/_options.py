@@ -39,7 +39,8 @@ class Eviction:
         Weight that a token's accumulated attention loses to each newer query, 0 to 1: 1 never
         forgets (h2o), 0 looks at the newest query only (tova). "auto" and None are the policy's
         own; that of a2sf is min(0.99, 1 - 2.5 / budget), so that a score remembers as many
-        queries as two fifths of the budget have tokens (docs/evaluation.md says why).
+        queries as two fifths of the budget have tokens, and 0.998 between the queries of a chunk
+        that is read at once (docs/evaluation.md says why).
     sinks : int or None
         First tokens of the text, never evicted. Preset 4.
     recent : int, float, str or None

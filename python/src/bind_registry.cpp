@@ -63,6 +63,9 @@ void bind_registry(nb::module_ &m) {
             nb::dict all;
             all["forgetting_factor"] = preset.forgetting_factor;
             all["memory_share"] = preset.memory_share;
+            if (preset.chunk_forgetting_factor > 0) {
+                all["chunk_forgetting_factor"] = preset.chunk_forgetting_factor;
+            }
             all["fast_forgetting_factor"] = preset.fast_forgetting_factor;
             all["sinks"] = preset.n_sinks;
             all["recent_tokens"] = preset.recent_tokens;

@@ -30,7 +30,8 @@ TEST_CASE("a chunk weighs its queries as single steps would") {
     // 1).
     for (const Policy *policy : policies()) {
         if (policy->uses_window()) continue;
-        const EvictionConfig config = resolve({.policy = policy->name}, 0);
+        EvictionConfig config = resolve({.policy = policy->name}, 0);
+        config.chunk_forgetting_factor = config.forgetting_factor;
         for (size_t lane = 0; lane < policy->n_lanes(); ++lane) {
             CAPTURE(policy->name);
             std::vector<float> weight(9);
@@ -44,6 +45,18 @@ TEST_CASE("a chunk weighs its queries as single steps would") {
             }
         }
     }
+}
+
+TEST_CASE("queries that a2sf reads together count nearly alike, unless a factor is given") {
+    std::vector<float> weight(3);
+    EvictionOptions options{.policy = "a2sf"};
+    EvictionConfig config = resolve(options, 0);
+    CHECK(config.policy->query_weights(config, 0, weight) == doctest::Approx(std::pow(0.998, 3)));
+    CHECK(weight[0] == doctest::Approx(std::pow(0.998, 2)));
+    CHECK(config.policy->query_weights(config, 0, {weight.data(), 1}) == 0.99f);
+    options.forgetting_factor = 0.5;
+    config = resolve(options, 0);
+    CHECK(config.policy->query_weights(config, 0, weight) == 0.125f);
 }
 
 TEST_CASE("a factor of zero keeps the newest query alone, exactly") {

@@ -406,6 +406,6 @@ def test_pinned_positions(llama: Path) -> None:
     found = json.loads(done.stdout)["options"]
     assert found["pinned"] == [[1, 4], [9, 12]]
     assert found["sinks"] == 4  # a range that begins among them extends them
-    assert "sinks 4, recent 6, factor 0.8958, pinned 1-4,9-12" in done.stderr
+    assert "sinks 4, recent 6, factor 0.8958 (0.998 in chunks), pinned 1-4,9-12" in done.stderr
     plain = a2sf(*options, "--pinned", "4", "--json")
     assert json.loads(plain.stdout)["options"]["pinned"] == [[0, 4]]

@@ -303,7 +303,7 @@ def test_scope_and_pooling(
 
     The oracle's heads are read off one by one: in scope "layer" they agree with each other too.
     """
-    n_prompt, budget = 80, 52
+    n_prompt, budget = 80, 54
     truth = oracle(llama).session(replace(PRESETS[policy], **options), budget, mode=mode, chunk=16)
     engine = a2sf.Engine(llama, device=device, kv_type="f32", batch=16)
     session = engine.session(

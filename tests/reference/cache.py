@@ -56,7 +56,11 @@ class LayerCache:
         dtype: Any = np.float32,
         guarded: bool = False,
     ) -> None:
-        self.policy = replace(policy, forgetting_factor=resolve_factor(policy, budget))
+        self.policy = replace(
+            policy,
+            forgetting_factor=resolve_factor(policy, budget),
+            chunk_factor=policy.chunk_factor if policy.forgetting_factor is None else None,
+        )
         self.guarded = guarded
         self.budget = budget
         self.window = window

@@ -35,6 +35,9 @@ class Policy:
         "position", "key", or "none" (never evicts).
     forgetting_factor
         lambda of section 1, in [0, 1]; the slow one for "dual". None: by `resolve_factor`.
+    chunk_factor
+        lambda between queries that are read together, unless `forgetting_factor` is given; None:
+        the same.
     fast_factor
         The fast lambda of "dual"; others ignore it.
     window
@@ -61,6 +64,7 @@ class Policy:
     name: str
     kind: Kind = "attention"
     forgetting_factor: float | None = 1.0
+    chunk_factor: float | None = None
     fast_factor: float = 0.9
     window: int = 0
     sinks: int = 0
@@ -92,7 +96,9 @@ PRESETS: dict[str, Policy] = {
     p.name: p
     for p in (
         Policy("full", "none"),
-        Policy("a2sf", forgetting_factor=None, sinks=4, recent="25%", guard=0.65),
+        Policy(
+            "a2sf", forgetting_factor=None, chunk_factor=0.998, sinks=4, recent="25%", guard=0.65
+        ),
         Policy("a2sf-paper", forgetting_factor=0.3, prefill="token"),
         Policy("a2sf-dual", "dual", forgetting_factor=0.99, sinks=4, recent="25%", pooling=7),
         Policy("h2o", forgetting_factor=1.0, recent="50%"),
@@ -162,7 +168,10 @@ def query_weights(policy: Policy, m: int) -> tuple[Array, Array]:
         return np.array([decay]), (age < policy.window).astype(np.float64)[None]
     if policy.forgetting_factor is None:
         raise ValueError("a policy with a forgetting factor expected, see resolve_factor")
-    factors = [policy.forgetting_factor, policy.fast_factor][: policy.n_memories]
+    slow = (
+        policy.forgetting_factor if policy.chunk_factor is None or m == 1 else policy.chunk_factor
+    )
+    factors = [slow, policy.fast_factor][: policy.n_memories]
     decays = np.array([f**m for f in factors], dtype=np.float64)
     return decays, np.array([[f**a for a in age.tolist()] for f in factors], dtype=np.float64)
 

@@ -3,7 +3,8 @@
 // guard against losing what a chunk has just read. All but the score is this project's: protection
 // is what lets the factor rise, division what perplexity gains by, division and guard what is found
 // again. A score that remembers more queries than the budget has room for keeps what is no longer
-// asked for, so the factor is 0.99 from 250 tokens on and lower below.
+// asked for, so the factor is 0.99 from 250 tokens on and lower below. While a chunk is read
+// nothing leaves, and what comes behind it may ask for any of it: its queries count nearly alike.
 #include "evict/policy.h"
 
 namespace a2sf {
@@ -13,6 +14,7 @@ const Policy &a2sf_policy() {
                                "accumulated attention with a forgetting factor, recent protected",
                                Preset{.forgetting_factor = 0.99f,
                                       .memory_share = 0.4,
+                                      .chunk_forgetting_factor = 0.998f,
                                       .n_sinks = 4,
                                       .recent_share = 0.25f,
                                       .guard = 0.65,
