@@ -64,8 +64,12 @@ part_other() {
     windows -f "$first" -f "$middle" -o "$out/other.jsonl" --budget 8%,20% \
         --policy a2sf,h2o,streaming
 }
-# What the guard costs where nothing is looked for.
+# What the guard costs where nothing is looked for, and the factor between a chunk's queries.
 part_chunk() {
+    local factors=0.99,0.995,0.998,0.999,1
+    perplexity --prefill chunk --budget 77,123,307 --policy a2sf --forgetting-factor $factors
+    needle --length 2000 --depth 10,30,50,70,90 --trials 4 --budget 128,256,512 --policy a2sf \
+        --forgetting-factor $factors
     perplexity --prefill chunk --budget 123,307 --policy a2sf,h2o
     perplexity --prefill chunk --budget 123,307 --policy a2sf --guard 0.25
 }

@@ -44,6 +44,7 @@ th { background: var(--soft) }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem }
 figure { margin: 0; padding: .5rem; background: #fff; border: 1px solid var(--line); border-radius: 6px }
 figure svg { width: 100%; height: auto; display: block }
+figure svg text { font-family: inherit }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem }
 dt { color: var(--faint) } dd { margin: 0; overflow-wrap: anywhere }
 </style>
@@ -210,8 +211,11 @@ def facts_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
 def svg(figure: Any) -> str:
     """Draw a figure as an element of a page."""
     out = io.StringIO()
-    # Without a date the same results give the same page.
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    # Words stay text, which is a tenth of their outlines' size. Without a date and random names the
+    # same results give the same page.
+    options = {"svg.fonttype": "none", "svg.hashsalt": "a2sf"}
+    with require("matplotlib", "matplotlib").rc_context(options):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
 
