@@ -23,6 +23,7 @@ tail -c "$(third "$wiki")" "$wiki" | tail -n +2 >"$held_out"
 
 windows() { a2sf-eval perplexity -m "$model" --windows 3 --ctx 1536 "$@"; }
 perplexity() { windows -f "$held_out" -f "$shakespeare" -o "$out/perplexity.jsonl" "$@"; }
+details() { windows -f "$held_out" -f "$shakespeare" -o "$out/details.jsonl" "$@"; }
 needle() { a2sf-eval needle -m "$model" -o "$out/needle.jsonl" "$@"; }
 recall() { a2sf-eval recall -o "$out/recall.jsonl" --budget 20% "$@"; }
 tasks() {
@@ -40,9 +41,9 @@ part_policies() {
 }
 # Of which the default takes one for each budget.
 part_factors() {
-    perplexity --budget 3%,5%,8%,10%,20%,50% --policy a2sf \
+    details --budget 3%,5%,8%,10%,20%,50% --policy a2sf \
         --forgetting-factor auto,0.9,0.95,0.97,0.98,0.99,0.995
-    windows --windows 2 --ctx 6000 -f "$held_out" -f "$shakespeare" -o "$out/long.jsonl" \
+    windows --windows 2 --ctx 6000 -f "$held_out" -f "$shakespeare" -o "$out/details.jsonl" \
         --budget 77,123,307,600 --policy a2sf \
         --forgetting-factor auto,0.95,0.97,0.98,0.99,0.995,0.998
 }
@@ -67,11 +68,11 @@ part_other() {
 # What the guard costs where nothing is looked for, and the factor between a chunk's queries.
 part_chunk() {
     local factors=0.99,0.995,0.998,0.999,1
-    perplexity --prefill chunk --budget 77,123,307 --policy a2sf --forgetting-factor $factors
-    needle --length 2000 --depth 10,30,50,70,90 --trials 4 --budget 128,256,512 --policy a2sf \
-        --forgetting-factor $factors
-    perplexity --prefill chunk --budget 123,307 --policy a2sf,h2o
-    perplexity --prefill chunk --budget 123,307 --policy a2sf --guard 0.25
+    details --prefill chunk --budget 77,123,307 --policy a2sf --forgetting-factor $factors
+    a2sf-eval needle -m "$model" -o "$out/details.jsonl" --length 2000 --depth 10,30,50,70,90 \
+        --trials 4 --budget 128,256,512 --policy a2sf --forgetting-factor $factors
+    details --prefill chunk --budget 123,307 --policy a2sf,h2o
+    details --prefill chunk --budget 123,307 --policy a2sf --guard 0.25
 }
 part_recall() {
     recall -m "$model" -f "$held_out" -f "$shakespeare" --policy "$policies"
@@ -95,16 +96,24 @@ part_bundled() {
 }
 # What calibrates lies in the first 60 % of the text (4 of 6 windows), what is measured behind it.
 part_calibrate() {
-    a2sf-eval calibrate -m "$model" -f "$wiki" --windows 6 --ctx 1536 --budget 123 \
-        -o "$out/calibrate.jsonl" --write "$out/model.eviction"
-    perplexity --budget 8%,20% --policy full --eviction-file "$out/model.eviction"
+    if a2sf-eval calibrate -m "$model" -f "$wiki" --windows 6 --ctx 1536 --budget 123 \
+        -o "$out/calibrate.jsonl" --write "$out/model.eviction"; then
+        details --budget 8%,20% --policy full --eviction-file "$out/model.eviction"
+    fi
 }
 
 for part in $parts; do
     declare -F "part_$part" >/dev/null || { echo "A2SF_PARTS: unknown part $part" >&2; exit 2; }
 done
 for part in $parts; do "part_$part"; done
-measured=("$out"/{perplexity,long,other,needle,recall,tasks,bundled,calibrate}.jsonl)
-found=()
-for file in "${measured[@]}"; do [[ -s $file ]] && found+=("$file"); done
-a2sf-eval report "${found[@]}" -o "$out/report.html"
+# page NAME TITLE MEASUREMENT...: of those that are there
+page() {
+    local name=$1 title=$2 found=() file
+    for file in "${@:3}"; do
+        if [[ -s $out/$file.jsonl ]]; then found+=("$out/$file.jsonl"); fi
+    done
+    [[ ${#found[@]} -eq 0 ]] ||
+        a2sf-eval report "${found[@]}" -o "$out/$name.html" --title "$title"
+}
+page report "What a bounded KV cache loses" perplexity other needle recall tasks bundled
+page details "Forgetting factors, guard, calibration" details calibrate
