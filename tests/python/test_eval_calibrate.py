@@ -143,7 +143,7 @@ def test_what_gains_nothing_on_text_it_has_not_seen_is_not_written(text, tmp_pat
 
 @pytest.mark.parametrize("policy", ["streaming", "keydiff"])
 def test_a_policy_is_calibrated_by_the_options_that_it_has(text, tmp_path, policy):
-    more = ["--policy", policy, "--ctx", "150", "--skip", "40", "--windows", "6", "--budget", "24"]
+    more = ["--policy", policy, "--ctx", "120", "--skip", "30", "--windows", "6", "--budget", "24"]
     assert main(calibrate(text, tmp_path, *more)) == 0
     eviction = a2sf.Eviction.load(tmp_path / "found.eviction")
     assert eviction.policy == policy

@@ -181,7 +181,9 @@ def test_a_cluster_of_its_own_runs_the_command(tmp_path, capfd):
 
 
 def test_ctrl_c_keeps_what_ended(address, tmp_path):
-    arguments = command(tmp_path, "--ray", address, "--ctx", "1024", "--windows", "200")
+    budgets = ",".join(str(n) for n in range(100, 200))
+    more = ["--ctx", "1024", "--windows", "2", "--budget", budgets]
+    arguments = command(tmp_path, "--ray", address, *more)
     process = subprocess.Popen(
         [sys.executable, "-m", "a2sf.eval", *arguments],
         stderr=subprocess.PIPE,
