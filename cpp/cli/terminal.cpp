@@ -48,6 +48,13 @@ double seconds(std::chrono::steady_clock::duration duration) {
     return std::chrono::duration<double>(duration).count();
 }
 
+// format: of a precision and a number.
+std::string printed(const char *format, int precision, double number) {
+    char text[64];
+    const int n = std::snprintf(text, sizeof(text), format, precision, number);
+    return std::string(text, std::min<size_t>(static_cast<size_t>(n), sizeof(text) - 1));
+}
+
 }  // namespace
 
 bool stdin_is_terminal() {
@@ -95,15 +102,11 @@ std::string grouped(uint64_t number) {
 }
 
 std::string decimals(double number, int n_decimals) {
-    char text[64];
-    const int n = std::snprintf(text, sizeof(text), "%.*f", n_decimals, number);
-    return std::string(text, std::min<size_t>(static_cast<size_t>(n), sizeof(text) - 1));
+    return printed("%.*f", n_decimals, number);
 }
 
 std::string shortened(double number, int n_digits) {
-    char text[64];
-    const int n = std::snprintf(text, sizeof(text), "%.*g", n_digits, number);
-    return std::string(text, std::min<size_t>(static_cast<size_t>(n), sizeof(text) - 1));
+    return printed("%.*g", n_digits, number);
 }
 
 std::string human_bytes(uint64_t n_bytes) {

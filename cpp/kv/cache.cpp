@@ -100,9 +100,7 @@ std::span<const uint32_t> Cache::append(size_t layer, int32_t first_pos, size_t 
     } else {
         for (size_t head = 0; head < shape_.n_kv_heads; ++head) one(head);
     }
-    if (device_keeps_) {
-        for (size_t head = 0; head < shape_.n_kv_heads; ++head) publish(layer, head, live_[head]);
-    }
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) publish(layer, head, live_[head]);
     return {new_slots_.data(), shape_.n_kv_heads * m};
 }
 

@@ -143,6 +143,7 @@ void Cache::recall_all() const {
 // Positions and scores of a head's slots from first_slot on, which the host has changed, for the
 // device.
 void Cache::publish(size_t layer, size_t head, uint32_t first_slot) {
+    if (!device_keeps_) return;
     const Head &own = heads_[head_index(layer, head)];
     const size_t n = own.live + own.n_holes - first_slot;
     pos_.push(slot_index(layer, head) + first_slot, n);
