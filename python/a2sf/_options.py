@@ -266,6 +266,12 @@ def native_eviction(eviction: Eviction | None) -> _core.EvictionOptions:
     return eviction._native()
 
 
+def given_options(eviction: Eviction) -> dict[str, Any]:
+    """List the options that were given, by name; what is left out is the policy's own."""
+    given = {name: getattr(eviction, name) for name in Eviction.__slots__}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def fix_budget(eviction: Eviction, n_tokens: int) -> Eviction:
     """Turn a budget that is a share into floor(share * n_tokens + 0.5) tokens, at least 1.
 

@@ -14,8 +14,8 @@ from .. import _core
 from .._core import OptionError
 from .._engine import Engine
 from .._hub import bundled_path, local_path
-from .._options import Eviction
-from ._jobs import Json, eviction_json
+from .._options import Eviction, given_options
+from ._jobs import Json
 from ._results import Row
 from ._run import Executor, engine_of, run_here
 
@@ -140,13 +140,13 @@ def evictions(arguments: argparse.Namespace) -> list[dict[str, Json]]:
         given = {"budget": budget, "forgetting_factor": factor, **common}
         taken = _accepted(name, {k: v for k, v in given.items() if v is not None})
         used |= taken.keys()
-        options = eviction_json(Eviction(**taken))
+        options = given_options(Eviction(**taken))
         if options not in listed:
             listed.append(options)
     for path, budget in itertools.product(arguments.eviction_file, budgets):
-        loaded = eviction_json(Eviction.load(path))
+        loaded = given_options(Eviction.load(path))
         prefill = {} if arguments.prefill is None else {"prefill": arguments.prefill}
-        listed.append(eviction_json(Eviction(**{**loaded, **prefill, "budget": budget})))
+        listed.append(given_options(Eviction(**{**loaded, **prefill, "budget": budget})))
     for name in ("forgetting_factor", *COMMON):
         if getattr(arguments, name) is not None and name not in used and names != ["full"]:
             raise OptionError(f"{name}: a policy that has it expected, found {', '.join(names)}")
@@ -218,7 +218,7 @@ def check_fits(engine: Engine, n_tokens: int, what: str, *, n_answer: int = 0) -
 
 def with_full(listed: list[dict[str, Json]]) -> list[dict[str, Json]]:
     """Put the full cache first, which everything is compared to."""
-    full = eviction_json(Eviction(policy="full"))
+    full = given_options(Eviction(policy="full"))
     return [full, *(eviction for eviction in listed if eviction["policy"] != "full")]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._core import Error, OptionError, policy_evicts
-from .._options import Eviction
+from .._options import Eviction, given_options
 from ._arguments import (
     add_run_arguments,
     budget_of,
@@ -25,7 +25,7 @@ from ._arguments import (
     numbers,
     open_engine,
 )
-from ._jobs import Job, Json, eviction_json
+from ._jobs import Job, Json
 from ._perplexity import Perplexity
 from ._results import Results, Row
 from ._run import sweep
@@ -83,7 +83,7 @@ class Search:
 
     def losses(self, tried: dict[str, Json]) -> list[float]:
         """Nats per token lost to the full cache, means of blocks."""
-        eviction = eviction_json(Eviction(**tried))
+        eviction = given_options(Eviction(**tried))
         options = {"eviction": {**eviction, "prefill": "token"}}
         jobs = [
             window_job(self.given, Perplexity.name, path, {**window, **options})

@@ -105,12 +105,6 @@ def _text_of(path: str, _size: int, _changed: int) -> str:
     return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
-def eviction_json(eviction: Eviction) -> dict[str, Json]:
-    """List the options that were given; `eviction_from` is the inverse."""
-    given = {name: getattr(eviction, name) for name in Eviction.__slots__}
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def resolved(options: dict[str, Json]) -> dict[str, Json]:
     """Put a policy's preset behind the options that were given.
 
@@ -125,5 +119,5 @@ def resolved(options: dict[str, Json]) -> dict[str, Json]:
 
 
 def eviction_from(options: dict[str, Json]) -> Eviction:
-    """Make the eviction of a job."""
+    """Make the eviction of a job: the inverse of `given_options`."""
     return Eviction(**options)

@@ -211,7 +211,7 @@ def facts_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
 def svg(figure: Any) -> str:
     """Draw a figure as an element of a page."""
     out = io.StringIO()
-    # Words stay text, which is a tenth of their outlines' size. Without a date and random names the
+    # Words stay text, which takes less than their outlines. Without a date and random names the
     # same results give the same page.
     options = {"svg.fonttype": "none", "svg.hashsalt": "a2sf"}
     with require("matplotlib", "matplotlib").rc_context(options):

@@ -11,7 +11,7 @@ from typing import Any
 from .. import _core
 from .._core import Error, OptionError
 from .._engine import Engine
-from .._options import Eviction, factor_or_auto, fix_budget
+from .._options import Eviction, factor_or_auto, fix_budget, given_options
 from . import record, text_view
 
 N_STEPS = 64  # looks, unless --every says otherwise
@@ -87,22 +87,23 @@ def _write(given: argparse.Namespace) -> None:
         raise OptionError(f"ctx: at least 1 token expected, found {given.ctx}")
     if given.prefill == "full" and given.every is not None:
         raise OptionError("every: none expected with prefill full, which evicts at the end only")
-    _eviction(given, 1 << 20)  # bad options, before any work
+    options = _options(given)
+    fix_budget(Eviction(**options), 1 << 20)  # bad options, before any work
     text = given.prompt if given.file is None else _read(given.file)
     engine = Engine(given.model, kv_type=given.kv_type, threads=given.threads)
     ids = engine.tokenize(text, special=given.file is None)[: given.ctx]
     if not ids:
         raise OptionError("text: at least 1 token expected, found 0")
-    eviction = _eviction(given, len(ids))
+    eviction = fix_budget(Eviction(**options), len(ids))
     every = given.every or max(1, -(-len(ids) // N_STEPS))
     if given.prefill == "full":
         every = len(ids)
     recording = record(engine.session(eviction=eviction), ids, every=every)
-    evicts = _core.policy_evicts(eviction.policy)
-    budget = given.budget or _from_file(given).get("budget", BUDGET)
+    name, budget = eviction.policy, options.get("budget")
     if isinstance(budget, float):  # as files have a share
         budget = f"{budget * 100:g}%"
-    name = f"{eviction.policy}, budget {budget}" if evicts else eviction.policy
+    if budget is not None:
+        name += f", budget {budget}"
     source = "" if given.file is None else f": {Path(given.file).name}"
     text_view(engine, ids, recording, given.output, title=given.title or f"{name}{source}")
     print(f"a2sf.plot: {len(ids)} tokens in {given.output}", file=sys.stderr)
@@ -115,26 +116,20 @@ def _read(path: str) -> str:
         raise OptionError(f"file: a text expected, found: {error}") from error
 
 
-def _eviction(given: argparse.Namespace, n_tokens: int) -> Eviction:
-    """Make the eviction; a share is one of `n_tokens`."""
+def _options(given: argparse.Namespace) -> dict[str, Any]:
+    """Options of the eviction: those given, then the file's, then this command's."""
     options: dict[str, Any] = {name: getattr(given, name) for name in ("policy", *GIVEN)}
     options["prefill"] = given.prefill
     for name in ("budget", "recent"):
         if getattr(given, name) is not None:
             options[name] = _amount(name, getattr(given, name))
-    options = _from_file(given) | {k: v for k, v in options.items() if v is not None}
+    of_file = (
+        {} if given.eviction_file is None else given_options(Eviction.load(given.eviction_file))
+    )
+    options = of_file | {k: v for k, v in options.items() if v is not None}
     if _core.policy_evicts(options.setdefault("policy", "a2sf")):
         options = {"budget": BUDGET, "prefill": PREFILL} | options
-    return fix_budget(Eviction(**options), n_tokens)
-
-
-def _from_file(given: argparse.Namespace) -> dict[str, Any]:
-    """Options of the eviction file; none without one."""
-    if given.eviction_file is None:
-        return {}
-    loaded = Eviction.load(given.eviction_file)
-    found = {name: getattr(loaded, name) for name in Eviction.__slots__}
-    return {name: value for name, value in found.items() if value is not None}
+    return options
 
 
 def _amount(what: str, text: str) -> int | str:
