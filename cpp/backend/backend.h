@@ -16,6 +16,7 @@
 #include <string>
 
 #include "base/buffer.h"
+#include "evict/policy.h"
 #include "quant/registry.h"
 
 namespace a2sf {
@@ -119,7 +120,18 @@ struct KeptSlots {
     bool by_age = false;                  // the oldest leaves, not the lowest score
     int32_t first_pos = 0;                // tokens before it stay
     size_t most_live = 0;                 // in any head, whatever the step
+    // What ranks tokens where that takes more than a look at each of them alone; else null.
+    const EvictionConfig *config = nullptr;
     bool operator==(const KeptSlots &) const = default;
+};
+
+// Tokens that come together into slots whose holder is known on the device alone: kv_write stores
+// their positions, and scores of 0. Device memory, as KvSlots::at says.
+struct EnteringTokens {
+    int32_t *pos = nullptr;
+    size_t n_lanes = 0;
+    float *scores[kMaxScoreLanes] = {};
+    int32_t first_pos = 0;  // of the first of them
 };
 
 // One layer's slots. k and v: rows of kv_row_bytes(type, head_dim), those of head h from row at(h)
@@ -133,6 +145,7 @@ struct KvSlots {
     void *v = nullptr;
     const size_t *first = nullptr;    // [n_kv_heads] where they have not
     const KeptSlots *kept = nullptr;  // where the device hands them out
+    const EnteringTokens *entering = nullptr;
 
     size_t at(size_t head) const { return first == nullptr ? head * capacity : first[head]; }
 };
@@ -203,6 +216,21 @@ struct LowestArgs {
     const uint32_t *live = nullptr;  // [n_kv_heads]
     int32_t first_pos = 0;
     const int32_t *last_pos = nullptr;  // [n_kv_heads]
+};
+
+// The tokens that leave the heads of a layer, many at once. live [n_kv_heads], before they do;
+// budget and n_recent likewise.
+struct VictimsArgs {
+    KvSlots slots;
+    const EvictionConfig *config = nullptr;
+    bool guarded = false;  // config->guard counts
+    int32_t *pos = nullptr;
+    size_t n_lanes = 0;
+    float *scores[kMaxScoreLanes] = {};  // as KvSlots::at says
+    const uint32_t *live = nullptr;
+    const uint32_t *budget = nullptr;
+    const int32_t *n_recent = nullptr;
+    int32_t newest = 0;  // position of the newest token
 };
 
 class Backend {
@@ -293,6 +321,15 @@ class Backend {
     // the token that select_victims would choose (evict/select.h), not-a-number first, and the next
     // token will take its slot; in other heads it takes one more.
     virtual void free_slots(const KvSlots &) {}
+
+    // Where the device keeps slots: heads that hold more than their budgets lose the tokens that
+    // select_victims would choose, for any ranking but the policy's own; the highest slots then
+    // move into the holes, the highest into the lowest, so that slots [0, budget) are in use.
+    virtual void evict(const VictimsArgs &) {}
+
+    // Where slots are kept and the next token's is a hole below others, n_holes[h] of 0 or 1: slot
+    // live[h] moves there. [n_kv_heads], host memory.
+    virtual void close_kept(const VictimsArgs &, const uint32_t *) {}
 
     // similarity[h][s] = cosine of key s and the mean of head h's live keys (arXiv 2504.15364);
     // 0 where either has no length. live [n_kv_heads]; similarity as KvSlots::at says.

@@ -8,6 +8,7 @@
 #include "evict/parse.h"
 #include "evict/policy.h"
 #include "evict/registry.h"
+#include "evict/victim_key.h"
 
 namespace a2sf {
 
@@ -121,7 +122,7 @@ bool is_share(float share) {
 }
 
 size_t floor_share(double share, size_t n) {
-    return static_cast<size_t>(share * static_cast<double>(n) + 1e-9);
+    return share_of(share, n);
 }
 
 size_t EvictionConfig::n_pinned_behind_sinks() const {

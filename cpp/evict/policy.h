@@ -45,9 +45,11 @@ struct HeadView {
     std::span<const float> similarity;
 };
 
-// Where a policy's ranks come from. What is not its own needs no call of rank(): a decoding step
-// then looks for the lowest score, or the oldest token, where they lie.
-enum class Ranking { Score, Age, Own };
+// Where a policy's ranks come from: the score of lane 0, nothing (the oldest leaves), or how little
+// a key is like the others (the one that is most like them leaves). What is not its own needs no
+// call of rank(): a decoding step looks for the lowest score, or the oldest token, where they lie,
+// and a device that keeps slots ranks a chunk's as well.
+enum class Ranking { Score, Age, Similarity, Own };
 
 // Stateless and immortal: one instance each, listed in evict/registry.h.
 class Policy {

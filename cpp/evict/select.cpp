@@ -1,23 +1,14 @@
 #include "evict/select.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <limits>
 #include <numeric>
+
+#include "evict/victim_key.h"
 
 namespace a2sf {
 
 namespace {
-
-// A number that orders tokens as they go: by rank, not-a-number first, then by age.
-uint64_t key_of(float rank, size_t index) {
-    // Bits of a float order like it once the negative ones are turned round; -0 counts as 0.
-    const uint32_t bits = std::bit_cast<uint32_t>(rank + 0.0f);
-    const uint32_t turned = bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
-    const uint64_t high = std::isnan(rank) ? 0 : turned;
-    return high << 32 | index;
-}
 
 // visit(i) for every token that nothing protects, oldest first.
 template <typename Visit>
@@ -64,7 +55,7 @@ void guard_ranks(const EvictionConfig &config, size_t n_recent, const HeadView &
     each_candidate(config, n_recent, head.pos, [&](size_t i) {
         near.move_to(i);
         const float total = std::accumulate(similarity + near.first, similarity + near.last, 0.0f);
-        scratch[n++] = key_of(-total / static_cast<float>(near.last - near.first), i);
+        scratch[n++] = victim_key(-total / static_cast<float>(near.last - near.first), i);
     });
     const size_t n_guarded = floor_share(config.guard, n - n_victims);
     if (n_guarded == 0) return;
@@ -113,7 +104,7 @@ void select_victims(const EvictionConfig &config, size_t n_recent, std::span<con
         // A single step: a plain minimum, the first of equals.
         size_t lowest = pos.size();
         each_candidate(config, n_recent, pos, [&](size_t i) {
-            if (lowest == pos.size() || key_of(rank[i], i) < key_of(rank[lowest], lowest)) {
+            if (lowest == pos.size() || victim_key(rank[i], i) < victim_key(rank[lowest], lowest)) {
                 lowest = i;
             }
         });
@@ -121,13 +112,13 @@ void select_victims(const EvictionConfig &config, size_t n_recent, std::span<con
         return;
     }
     size_t n = 0;
-    each_candidate(config, n_recent, pos, [&](size_t i) { scratch[n++] = key_of(rank[i], i); });
+    each_candidate(config, n_recent, pos, [&](size_t i) { scratch[n++] = victim_key(rank[i], i); });
     const auto highest = scratch.begin() + static_cast<std::ptrdiff_t>(victims.size() - 1);
     std::nth_element(scratch.begin(), highest, scratch.begin() + static_cast<std::ptrdiff_t>(n));
     const uint64_t bound = *highest;
     size_t found = 0;
     each_candidate(config, n_recent, pos, [&](size_t i) {
-        if (key_of(rank[i], i) <= bound) victims[found++] = static_cast<uint32_t>(i);
+        if (victim_key(rank[i], i) <= bound) victims[found++] = static_cast<uint32_t>(i);
     });
 }
 

@@ -7,6 +7,7 @@
 
 #include "evict/options.h"
 #include "evict/policy.h"
+#include "evict/victim_key.h"
 
 namespace a2sf {
 
@@ -28,7 +29,6 @@ void spread_ranks(const EvictionConfig &config, const Policy &policy,
 // those that are left within kGuardReach positions: a name or a number is several tokens, and found
 // only whole. n_victims: how many are to leave. head.similarity is needed. rank [live]; scratch
 // [live].
-constexpr int32_t kGuardReach = 3;
 void guard_ranks(const EvictionConfig &config, size_t n_recent, const HeadView &head,
                  size_t n_victims, float *rank, std::span<uint64_t> scratch);
 

@@ -21,7 +21,10 @@ Cache::Cache(Backend &backend, const CacheShape &shape)
       last_pos_(shape.n_kv_heads),
       views_(shape.n_kv_heads),
       layers_(shape.n_layers),
-      kept_(shape.n_layers) {
+      kept_(shape.n_layers),
+      budgets_(shape.n_kv_heads),
+      n_holes_(shape.n_kv_heads),
+      recents_(shape.n_kv_heads) {
     config_.policy = &find_policy("full");
     if (!device_keeps_) return;
     const char *what = "slots that the device keeps";
@@ -87,6 +90,7 @@ void Cache::clear() {
 
 std::span<const uint32_t> Cache::append(size_t layer, int32_t first_pos, size_t m) {
     if (m == 1 && append_kept(layer, first_pos)) return {};
+    if (enter_kept(layer, first_pos, m)) return {new_slots_.data(), shape_.n_kv_heads * m};
     recall(layer);
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         const Head &state = heads_[head_index(layer, head)];
@@ -172,7 +176,8 @@ KvSlots Cache::slots(size_t layer) const {
             static_cast<std::byte *>(k_->data()) + offset,
             static_cast<std::byte *>(v_->data()) + offset,
             first_in_layer_.data() + head_index(layer, 0),
-            layers_[layer].kept ? &kept_[layer] : nullptr};
+            layers_[layer].stepping ? &kept_[layer] : nullptr,
+            layers_[layer].kept && !layers_[layer].stepping ? &entering_ : nullptr};
 }
 
 void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
@@ -207,7 +212,7 @@ void Cache::bind_places(size_t layer, AttentionArgs &args) {
 
 void Cache::evict(size_t layer) {
     const size_t n_heads = shape_.n_kv_heads;
-    if (layers_[layer].kept) return evict_kept(layer);
+    if (layers_[layer].stepping) return evict_kept(layer);
     if (!config_.evicts()) return;
     size_t most_over = 0;
     for (size_t head = 0; head < n_heads; ++head) {
@@ -215,11 +220,12 @@ void Cache::evict(size_t layer) {
         most_over = std::max(most_over, std::max(n_live, most) - most);
     }
     if (most_over == 0) return;
-    if (most_over == 1 && evict_one_each(layer)) return;
 
     // Attention has had no time to tell what of a chunk will be looked for again; a token that
     // leaves alone has been read before.
     const bool guarded = config_.guard > 0 && config_.prefill == PromptMode::Chunk && most_over > 1;
+    if (layers_[layer].kept) return evict_entered(layer, guarded);
+    if (most_over == 1 && evict_one_each(layer)) return;
     gather_views(layer, guarded || config_.policy->needs_similarity());
     const Matrix<float> rank(rank_.data(), n_heads, capacity_);
     config_.policy->rank(config_, views_, rank);
@@ -236,7 +242,9 @@ void Cache::evict(size_t layer) {
         select_victims(config_, n_recent(layer, head), views_[head].pos, {rank.row(head), n_live},
                        victims, {keys_.data() + head * capacity_, capacity_});
         remove(layer, head, victims);
+        if (most_over > 1) close_holes(layer, head);
     });
+    for (size_t head = 0; head < n_heads && most_over > 1; ++head) publish(layer, head, 0);
 }
 
 void Cache::guard(size_t layer, Matrix<float> rank) {
@@ -254,7 +262,8 @@ void Cache::guard(size_t layer, Matrix<float> rank) {
 
 // Whether a token that leaves alone is found by what lies in its slot and no other.
 bool Cache::ranks_in_place() const {
-    return config_.policy->ranking() != Ranking::Own && config_.pooling <= 1 &&
+    const Ranking ranking = config_.policy->ranking();
+    return (ranking == Ranking::Score || ranking == Ranking::Age) && config_.pooling <= 1 &&
            config_.scope == Scope::Head && !config_.pins_behind_sinks();
 }
 

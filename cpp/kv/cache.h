@@ -139,15 +139,21 @@ class Cache {
     // Of a layer: what the host does not know.
     struct Layer {
         bool kept = false;      // where tokens are; order_ and holes_ are of the past
-        bool appended = false;  // kept, and a token has come for which none has left yet
+        bool stepping = false;  // kept, and kept_ says where the next token goes; else no holes
+        bool appended = false;  // stepping, and a token has come for which none has left yet
         bool scored = false;    // scores
         int32_t next_pos = 0;   // kept: of the next token
     };
 
     bool append_kept(size_t layer, int32_t pos);
-    bool can_keep(size_t layer) const;
-    void keep(size_t layer, int32_t pos);
+    bool can_step(size_t layer) const;
+    void begin_steps(size_t layer, int32_t pos);
     void evict_kept(size_t layer);
+    bool can_keep(size_t layer) const;
+    bool enter_kept(size_t layer, int32_t first_pos, size_t m);
+    void close_kept(size_t layer);
+    void evict_entered(size_t layer, bool guarded);
+    VictimsArgs victims_args(size_t layer);
     void recall(size_t layer) const;
     void recall_order(size_t layer) const;
     void recall_all() const;
@@ -225,6 +231,10 @@ class Cache {
     mutable std::vector<Layer> layers_;  // [n_layers]
     mutable std::mutex recall_mutex_;    // of layers_, order_, holes_ in recall()
     std::vector<KeptSlots> kept_;        // [n_layers]
+    EnteringTokens entering_;            // of the last chunk
+    std::vector<uint32_t> budgets_;      // [n_kv_heads], for VictimsArgs, like those that follow
+    std::vector<uint32_t> n_holes_;
+    std::vector<int32_t> recents_;
     MirroredArray<size_t> kept_first_;
     MirroredArray<uint32_t> kept_budget_, kept_slot_, kept_live_;
     MirroredArray<int32_t> kept_recent_, kept_pos_;

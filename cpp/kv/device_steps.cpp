@@ -7,6 +7,8 @@
 // positions, and at most one slot of a head is a hole: the one that the next token will take.
 #include <algorithm>
 #include <mutex>
+#include <numeric>
+#include <span>
 
 #include "kv/cache.h"
 
@@ -16,10 +18,10 @@ namespace a2sf {
 bool Cache::append_kept(size_t layer, int32_t pos) {
     if (!device_keeps_) return false;
     Layer &state = layers_[layer];
-    if (!state.kept || state.appended || state.next_pos != pos) {
-        recall(layer);
-        if (!can_keep(layer)) return false;
-        keep(layer, pos);
+    if (!state.stepping || state.appended || state.next_pos != pos) {
+        if (state.stepping) recall(layer);
+        if (!can_step(layer)) return false;
+        begin_steps(layer, pos);
     }
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         Head &own = heads_[head_index(layer, head)];
@@ -31,9 +33,25 @@ bool Cache::append_kept(size_t layer, int32_t pos) {
     return true;
 }
 
-// Of a layer that the host knows.
+// Whether the device may know a layer's slots alone. Where all heads rank their tokens together,
+// it looks for the same ones in the same slots.
 bool Cache::can_keep(size_t layer) const {
-    if (config_.compact() || n_lanes() > 1 || (config_.evicts() && !ranks_in_place())) return false;
+    if (!device_keeps_ || config_.compact()) return false;
+    if (!config_.evicts() || layers_[layer].kept) return true;
+    if (config_.policy->ranking() == Ranking::Own) return false;
+    const auto order_of = [&](size_t head) {
+        const size_t index = head_index(layer, head);
+        return std::span<const uint32_t>(order_.data() + first_[index], heads_[index].live);
+    };
+    for (size_t head = 1; head < shape_.n_kv_heads && config_.scope == Scope::Layer; ++head) {
+        if (!std::ranges::equal(order_of(head), order_of(0))) return false;
+    }
+    return true;
+}
+
+// Of a layer that is not stepping.
+bool Cache::can_step(size_t layer) const {
+    if (!can_keep(layer) || n_lanes() > 1) return false;
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         const Head &own = heads_[head_index(layer, head)];
         const bool over = config_.evicts() && own.live > budget(layer, head);
@@ -42,8 +60,9 @@ bool Cache::can_keep(size_t layer) const {
     return true;
 }
 
-// Tells the device what the host knows; pos: of the next token.
-void Cache::keep(size_t layer, int32_t pos) {
+// Tells the device where the next token goes, and what it has to know of budgets; pos: of that
+// token.
+void Cache::begin_steps(size_t layer, int32_t pos) {
     const size_t begin = head_index(layer, 0), n = shape_.n_kv_heads;
     KeptSlots &kept = kept_[layer];
     kept.most_live = 0;
@@ -80,14 +99,16 @@ void Cache::keep(size_t layer, int32_t pos) {
     kept.query_weight = kept_weight_.device() + layer;
     kept.by_age = config_.policy->ranking() == Ranking::Age;
     kept.first_pos = static_cast<int32_t>(config_.n_sinks);
-    layers_[layer].kept = true;
-    layers_[layer].appended = false;
-    layers_[layer].next_pos = pos;
+    kept.config = config_.evicts() && !ranks_in_place() ? &config_ : nullptr;
+    Layer &state = layers_[layer];
+    state.kept = state.stepping = true;
+    state.appended = false;
+    state.next_pos = pos;
 }
 
 bool Cache::is_kept() const {
     return std::all_of(layers_.begin(), layers_.end(),
-                       [](const Layer &layer) { return layer.kept && !layer.appended; });
+                       [](const Layer &layer) { return layer.stepping && !layer.appended; });
 }
 
 void Cache::evict_kept(size_t layer) {
@@ -103,6 +124,79 @@ void Cache::evict_kept(size_t layer) {
     backend_.free_slots(slots(layer));
 }
 
+// Gives a chunk the slots behind those in use, which the host knows by their number. False where it
+// has to know more.
+bool Cache::enter_kept(size_t layer, int32_t first_pos, size_t m) {
+    Layer &state = layers_[layer];
+    if (!can_keep(layer)) return false;
+    if (state.appended) recall(layer);
+    if (state.stepping) close_kept(layer);
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        Head &own = heads_[head_index(layer, head)];
+        if (own.n_holes > 0) {
+            close_holes(layer, head);
+            publish(layer, head, 0);
+        }
+        uint32_t *slot = new_slots_.data() + head * m;
+        std::iota(slot, slot + m, own.live);
+        own.live += static_cast<uint32_t>(m);
+    }
+    state.kept = true;
+    state.next_pos = first_pos + static_cast<int32_t>(m);
+    entering_ = {pos_.device() + layer_index(layer), n_lanes(), {}, first_pos};
+    for (size_t lane = 0; lane < n_lanes(); ++lane) {
+        entering_.scores[lane] = scores_.device() + score_index(layer, lane, 0);
+    }
+    return true;
+}
+
+VictimsArgs Cache::victims_args(size_t layer) {
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        live_[head] = heads_[head_index(layer, head)].live;
+    }
+    VictimsArgs args;
+    args.slots = slots(layer);
+    args.config = &config_;
+    args.pos = pos_.device() + layer_index(layer);
+    args.n_lanes = n_lanes();
+    for (size_t lane = 0; lane < n_lanes(); ++lane) {
+        args.scores[lane] = scores_.device() + score_index(layer, lane, 0);
+    }
+    args.live = live_.data();
+    return args;
+}
+
+// The hole that the next token would have taken: the highest slot moves there.
+void Cache::close_kept(size_t layer) {
+    size_t n_closed = 0;
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        Head &own = heads_[head_index(layer, head)];
+        n_closed += n_holes_[head] = own.n_holes;
+        own.n_holes = 0;
+    }
+    if (n_closed > 0) backend_.close_kept(victims_args(layer), n_holes_.data());
+    layers_[layer].stepping = false;
+}
+
+// The tokens of a chunk have entered, and now more than one may leave each head.
+void Cache::evict_entered(size_t layer, bool guarded) {
+    VictimsArgs args = victims_args(layer);
+    for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
+        Head &own = heads_[head_index(layer, head)];
+        const size_t most = std::min<size_t>(budget(layer, head), UINT32_MAX);
+        budgets_[head] = static_cast<uint32_t>(most);
+        recents_[head] = static_cast<int32_t>(n_recent(layer, head));
+        if (own.live <= most) continue;
+        n_evicted_ += own.live - most;
+        own.live = budgets_[head];
+    }
+    args.guarded = guarded;
+    args.budget = budgets_.data();
+    args.n_recent = recents_.data();
+    args.newest = layers_[layer].next_pos - 1;
+    backend_.evict(args);
+}
+
 // The host knows all of a layer afterwards, and may change it. Waits if there is something to ask.
 void Cache::recall(size_t layer) const {
     if (!device_keeps_) return;
@@ -114,9 +208,9 @@ void Cache::recall(size_t layer) const {
     state.scored = false;
     if (!state.kept) return;
     pos_.fetch(begin, n);
-    kept_slot_.fetch(head_index(layer, 0), shape_.n_kv_heads);
+    if (state.stepping) kept_slot_.fetch(head_index(layer, 0), shape_.n_kv_heads);
     recall_order(layer);
-    state.kept = false;
+    state.kept = state.stepping = state.appended = false;
 }
 
 // The order of age, from the positions of slots.

@@ -88,7 +88,7 @@ void CudaBackend::put(void *device, const void *host, size_t n_bytes) {
 size_t CudaBackend::scratch_bytes() const {
     size_t total = queue_.n_bytes();
     for (const auto *memory :
-         {&rows_, &quantized_, &scales_, &bfloats_, &hidden_, &attention_, &parts_, &found_}) {
+         {&rows_, &quantized_, &scales_, &bfloats_, &hidden_, &attention_, &victims_, &parts_, &found_}) {
         if (*memory) total += (*memory)->n_bytes();
     }
     return total;
@@ -194,20 +194,82 @@ void CudaBackend::attention_of(const AttentionArgs &args) {
 
 void CudaBackend::lowest(const LowestArgs &args, int32_t *victim) {
     const size_t n = args.slots.n_kv_heads;
-    if (!victims_ || victims_->n_bytes() < n * sizeof(int32_t)) {
-        victims_ = std::make_unique<SharedMemory>(n * sizeof(int32_t), "victims");
+    if (!lowest_ || lowest_->n_bytes() < n * sizeof(int32_t)) {
+        lowest_ = std::make_unique<SharedMemory>(n * sizeof(int32_t), "victims");
     }
     const size_t *first = stage_first(args.slots);
     const uint32_t *live = queue_.copy(std::span(args.live, n));
     const int32_t *last_pos = queue_.copy(std::span(args.last_pos, n));
-    auto *found = static_cast<int32_t *>(victims_->data());
+    auto *found = static_cast<int32_t *>(lowest_->data());
     cuda_lowest(queue_, args, first, live, last_pos, found);
     wait();
     std::memcpy(victim, found, n * sizeof(int32_t));
 }
 
 void CudaBackend::free_slots(const KvSlots &slots) {
-    cuda_free_slots(queue_, slots.n_kv_heads, *slots.kept);
+    const KeptSlots &kept = *slots.kept;
+    if (kept.config == nullptr) return cuda_free_slots(queue_, slots.n_kv_heads, kept);
+    VictimsArgs args;
+    args.slots = slots;
+    args.config = kept.config;
+    args.pos = kept.pos;
+    args.scores[0] = kept.scores;
+    CudaEviction job = eviction_of(args, kept.most_live);
+    job.heads = {slots.n_kv_heads, kept.first, kept.live, kept.budget, kept.n_recent, kept.next_pos};
+    cuda_take_holes(queue_, slots.n_kv_heads, kept, cuda_victims(queue_, job).gone);
+}
+
+// All but the heads.
+CudaEviction CudaBackend::eviction_of(const VictimsArgs &args, size_t longest) {
+    CudaEviction job;
+    job.args = &args;
+    const std::vector<PositionRange> &pinned = args.config->pinned;
+    job.n_pinned = pinned.size();
+    if (!pinned.empty()) job.pinned = queue_.copy(std::span<const PositionRange>(pinned));
+    job.longest = longest;
+    const size_t n_heads = args.slots.n_kv_heads;
+    for (size_t head = 0; head < n_heads; ++head) {
+        job.n_slots = std::max(job.n_slots, args.slots.at(head) + longest);
+    }
+    job.workspace = reserve<std::byte>(victims_, cuda_victims_workspace(job.n_slots, n_heads));
+    return job;
+}
+
+void CudaBackend::evict(const VictimsArgs &args) {
+    const size_t n = args.slots.n_kv_heads;
+    CudaEviction job = eviction_of(args, *std::max_element(args.live, args.live + n));
+    for (size_t head = 0; head < n; ++head) {
+        const size_t live = args.live[head], budget = args.budget[head];
+        job.most_victims = std::max(job.most_victims, std::max(live, budget) - budget);
+    }
+    if (job.most_victims == 0) return;
+    newest_.assign(n, args.newest);
+    job.heads.n_heads = n;
+    job.heads.first = stage_first(args.slots);
+    job.heads.live = queue_.copy(std::span(args.live, n));
+    job.heads.budget = queue_.copy(std::span(args.budget, n));
+    job.heads.n_recent = queue_.copy(std::span(args.n_recent, n));
+    job.heads.newest = queue_.copy(std::span<const int32_t>(newest_));
+    const CudaVictims found = cuda_victims(queue_, job);
+    CudaMoves moves;
+    moves.first = job.heads.first;
+    moves.n_moves = found.n_moves;
+    moves.from = found.from;
+    moves.to = found.to;
+    moves.most = job.most_victims;
+    cuda_move(queue_, args, moves);
+}
+
+void CudaBackend::close_kept(const VictimsArgs &args, const uint32_t *n_holes) {
+    const size_t n = args.slots.n_kv_heads;
+    CudaMoves moves;
+    moves.first = args.slots.kept->first;
+    moves.n_moves = queue_.copy(std::span(n_holes, n));
+    moves.from = queue_.copy(std::span(args.live, n));
+    moves.to = args.slots.kept->slot;
+    moves.one_each = true;
+    moves.most = 1;
+    cuda_move(queue_, args, moves);
 }
 
 void CudaBackend::key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) {

@@ -54,6 +54,8 @@ class CudaBackend final : public Backend {
     void attention(std::span<const AttentionArgs> all) override;
     void lowest(const LowestArgs &args, int32_t *victim) override;
     void free_slots(const KvSlots &slots) override;
+    void evict(const VictimsArgs &args) override;
+    void close_kept(const VictimsArgs &args, const uint32_t *n_holes) override;
     void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) override;
     bool keeps_logits() const override { return true; }
     Likeliest likeliest(Matrix<const float> logits, float scale) override;
@@ -70,6 +72,7 @@ class CudaBackend final : public Backend {
     CudaForms prepare(const Input &input, std::span<const Product> products, bool batch);
     const size_t *stage_first(const KvSlots &slots);
     void attention_of(const AttentionArgs &args);
+    CudaEviction eviction_of(const VictimsArgs &args, size_t longest);
     template <typename Launch>
     double operations_per_s(const Launch &launch);
     double copied_bytes_per_s();
@@ -79,11 +82,13 @@ class CudaBackend final : public Backend {
     std::unique_ptr<GpuMemory> rows_, quantized_, scales_, bfloats_;  // CudaForms
     std::unique_ptr<GpuMemory> hidden_;                               // [2, m, hidden_dim]
     std::unique_ptr<GpuMemory> attention_;                            // CudaAttention::workspace
-    std::unique_ptr<SharedMemory> victims_;                           // [n_kv_heads]
+    std::unique_ptr<SharedMemory> lowest_;                            // [n_kv_heads]
+    std::unique_ptr<GpuMemory> victims_;                              // CudaVictims
     std::unique_ptr<GpuMemory> parts_;                                // of likeliest()
     std::unique_ptr<GpuMemory> found_;                                // Likeliest
     std::unique_ptr<SharedMemory> told_;                              // its copy
     std::vector<size_t> first_;                                       // [n_kv_heads]
+    std::vector<int32_t> newest_;                                     // [n_kv_heads]
 };
 
 }  // namespace a2sf

@@ -78,6 +78,59 @@ void cuda_lowest(CudaQueue &queue, const LowestArgs &args, const size_t *first,
 // Backend::free_slots.
 void cuda_free_slots(CudaQueue &queue, size_t n_kv_heads, const KeptSlots &kept);
 
+// What Backend::evict and free_slots choose by. [n_kv_heads] each.
+struct CudaHeads {
+    size_t n_heads = 0;
+    const size_t *first = nullptr;  // KvSlots::at
+    const uint32_t *live = nullptr;
+    const uint32_t *budget = nullptr;
+    const int32_t *n_recent = nullptr;
+    const int32_t *newest = nullptr;
+    bool operator==(const CudaHeads &) const = default;
+};
+
+// What is found, in a workspace: by head, from first[head] on.
+struct CudaVictims {
+    uint64_t *key = nullptr;  // by slot, like guard_key and final_key
+    uint64_t *guard_key = nullptr;
+    uint64_t *final_key = nullptr;
+    uint32_t *aged = nullptr;       // slots, oldest first; null where nobody's neighbours count
+    uint32_t *gone = nullptr;       // by slot: 1 for those that leave, of heads where some do
+    uint32_t *from = nullptr;       // slots that move
+    uint32_t *to = nullptr;         // and where to
+    float *similarity = nullptr;    // by slot
+    uint32_t *n_moves = nullptr;    // [n_kv_heads]
+    bool operator==(const CudaVictims &) const = default;
+};
+
+struct CudaEviction {
+    const VictimsArgs *args = nullptr;
+    CudaHeads heads;
+    const PositionRange *pinned = nullptr;
+    size_t n_pinned = 0;
+    size_t longest = 0;       // of the heads
+    size_t most_victims = 0;  // 0: nothing is to move
+    size_t n_slots = 0;       // of all heads, from the first one's on
+    void *workspace = nullptr;
+};
+size_t cuda_victims_workspace(size_t n_slots, size_t n_heads);  // bytes
+CudaVictims cuda_victims(CudaQueue &queue, const CudaEviction &eviction);
+
+// Rows, positions and scores from slot to slot. from, to: as MoveJob has them.
+struct CudaMoves {
+    const size_t *first = nullptr;
+    const uint32_t *n_moves = nullptr;
+    const uint32_t *from = nullptr;
+    const uint32_t *to = nullptr;
+    bool one_each = false;  // from and to are [n_kv_heads]
+    size_t most = 0;        // of any head
+};
+void cuda_move(CudaQueue &queue, const VictimsArgs &args, const CudaMoves &moves);
+
+// The slot that is gone is the next token's, in heads over their budget.
+void cuda_take_holes(CudaQueue &queue, size_t n_kv_heads, const KeptSlots &kept,
+                     const uint32_t *gone);
+
 void cuda_key_similarity(CudaQueue &queue, const KvSlots &slots, const size_t *first,
                          const uint32_t *live, float *similarity);
 

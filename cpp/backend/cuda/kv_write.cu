@@ -16,9 +16,12 @@ struct WriteArgs {
     const float *from[2];  // k, v
     size_t stride[2];
     uint8_t *to[2];
-    const int32_t *next_pos;  // null: the host has written positions and scores
+    // Null where the host has written positions and scores. Else the token's position, or
+    // first_pos and those behind it where next_pos is null.
     int32_t *pos;
-    float *scores;
+    const int32_t *next_pos;
+    int32_t first_pos;
+    float *scores[kMaxScoreLanes];  // null from the first that is not there
     bool operator==(const WriteArgs &) const = default;
 };
 
@@ -45,9 +48,11 @@ __global__ void __launch_bounds__(kWarps *kWarp) write_rows(WriteArgs args) {
     const float *x = args.from[which] + i * args.stride[which] + head * args.head_dim;
     const size_t slot = args.first[head] + args.slot[head * args.m + i];
     uint8_t *row = args.to[which] + slot * args.row_bytes;
-    if (args.next_pos != nullptr && which == 0 && lane == 0) {
-        args.pos[slot] = args.next_pos[head];
-        if (args.scores != nullptr) args.scores[slot] = 0.0f;
+    if (args.pos != nullptr && which == 0 && lane == 0) {
+        args.pos[slot] = args.next_pos != nullptr ? args.next_pos[head] : args.first_pos + (int)i;
+        for (float *scores : args.scores) {
+            if (scores != nullptr) scores[slot] = 0.0f;
+        }
     }
     if (args.type == KvType::Q8_0) {
         store_q8(x, args.head_dim, row);
@@ -66,8 +71,7 @@ __global__ void __launch_bounds__(kWarps *kWarp) write_rows(WriteArgs args) {
 
 void cuda_kv_write(CudaQueue &queue, const KvSlots &slots, const size_t *first,
                    Matrix<const float> k, Matrix<const float> v, const uint32_t *slot) {
-    const KeptSlots kept = slots.kept == nullptr ? KeptSlots{} : *slots.kept;
-    const WriteArgs args = {slots.type,
+    WriteArgs args = {slots.type,
                             slots.n_kv_heads,
                             slots.head_dim,
                             kv_row_bytes(slots.type, slots.head_dim),
@@ -77,9 +81,21 @@ void cuda_kv_write(CudaQueue &queue, const KvSlots &slots, const size_t *first,
                             {k.data, v.data},
                             {k.stride, v.stride},
                             {static_cast<uint8_t *>(slots.k), static_cast<uint8_t *>(slots.v)},
-                            kept.next_pos,
-                            kept.pos,
-                            kept.scores};
+                            nullptr,
+                            nullptr,
+                            0,
+                            {}};
+    if (slots.kept != nullptr) {
+        args.pos = slots.kept->pos;
+        args.next_pos = slots.kept->next_pos;
+        args.scores[0] = slots.kept->scores;
+    } else if (slots.entering != nullptr) {
+        args.pos = slots.entering->pos;
+        args.first_pos = slots.entering->first_pos;
+        for (size_t lane = 0; lane < slots.entering->n_lanes; ++lane) {
+            args.scores[lane] = slots.entering->scores[lane];
+        }
+    }
     const LaunchShape shape = {dim3(n_blocks(k.rows * slots.n_kv_heads, kWarps), 2),
                                dim3(kWarps * kWarp)};
     launch("writing K and V", queue, shape, write_rows, args);

@@ -12,7 +12,7 @@ class KeyDiff final : public Policy {
                  Preset{.n_sinks = 4, .recent_share = 0.25f}) {}
     size_t n_lanes() const override { return 0; }
     bool needs_similarity() const override { return true; }
-    Ranking ranking() const override { return Ranking::Own; }
+    Ranking ranking() const override { return Ranking::Similarity; }
 
     void rank(const EvictionConfig &, std::span<const HeadView> heads,
               Matrix<float> rank) const override {

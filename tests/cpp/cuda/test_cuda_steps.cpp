@@ -134,13 +134,95 @@ TEST_CASE("cuda steps: every policy and schedule ends in the slots that the host
                 if (m == 2) pair.check();
             }
             pair.check();
-            const bool in_place = policy->ranking() != Ranking::Own && config.pooling <= 1;
             pair.both([&](Fed &fed) { fed.step(1); });
-            pair.both([&](Fed &fed) { fed.step(1); });
-            CHECK(is_kept(pair.kept.cache, 1) == (in_place || !policy->evicts()));
+            CHECK(is_kept(pair.kept.cache, 1) == (policy->ranking() != Ranking::Own));
             CHECK_FALSE(is_kept(pair.chosen.cache, 1));
         }
     }
+}
+
+TEST_CASE("cuda steps: neighbours, other heads, pinned tokens and guarded keys count as on the host") {
+    struct Case {
+        const char *policy;
+        Scope scope;
+        size_t pooling;
+        double guard;
+        std::vector<PositionRange> pinned;
+        PromptMode prefill = PromptMode::Chunk;
+    };
+    const Case cases[] = {
+        {"a2sf", Scope::Head, 1, 0.0, {}},
+        {"a2sf", Scope::Head, 1, 1.0, {}},
+        {"a2sf", Scope::Head, 5, 0.3, {{5, 9}, {11, 12}}},
+        {"a2sf", Scope::Layer, 1, 0.65, {}},
+        {"h2o", Scope::Layer, 7, 0.0, {{3, 4}}},
+        {"keydiff", Scope::Head, 3, 0.0, {}},
+        {"keydiff", Scope::Layer, 1, 0.0, {{6, 8}}},
+        {"tova", Scope::Layer, 1, 0.0, {}},
+        {"streaming", Scope::Head, 1, 0.5, {{7, 9}}},
+        {"snapkv", Scope::Head, 7, 0.0, {}, PromptMode::Full},
+        {"a2sf", Scope::Layer, 3, 0.0, {}, PromptMode::Full},
+    };
+    for (const Case &each : cases) {
+        CAPTURE(std::string(each.policy));
+        CAPTURE(each.pooling);
+        EvictionConfig config = config_of(find_policy(each.policy), 20);
+        config.scope = each.scope;
+        config.pooling = each.pooling;
+        config.guard = each.guard;
+        config.pinned = each.pinned;
+        config.prefill = each.prefill;
+        Pair pair;
+        pair.both([&](Fed &fed) {
+            fed.cache.configure(config);
+            fed.cache.reserve(20 + 40);
+        });
+        // Chunks behind chunks, with the budget met on the way, and behind steps.
+        for (const size_t m : {18, 5, 1, 33, 2, 1, 1, 1, 1, 40, 1, 1, 9}) {
+            pair.both([&](Fed &fed) { fed.step(m); });
+            CHECK(pair.kept.cache.most_live() == pair.chosen.cache.most_live());
+        }
+        pair.check();
+        pair.both([&](Fed &fed) {
+            for (int i = 0; i < 7; ++i) fed.step(1);
+        });
+        CHECK(is_kept(pair.kept.cache, 0));
+        pair.check();
+    }
+}
+
+TEST_CASE("cuda steps: more slots than a block has threads, and heads that lose none") {
+    EvictionConfig config = config_of(find_policy("a2sf"), 400);
+    config.allocation = {0.5f, 1.0f, 1.5f, 2.0f, 0.2f, 0.8f};
+    Pair pair;
+    pair.both([&](Fed &fed) {
+        fed.cache.configure(config);
+        fed.cache.reserve(900, 40);
+        for (int i = 0; i < 16; ++i) fed.step(40);
+        for (int i = 0; i < 3; ++i) fed.step(1);
+        fed.step(17);
+    });
+    CHECK(pair.kept.cache.live(0, 0) == 200);
+    CHECK(pair.kept.cache.live(1, 0) == 660);
+    pair.check();
+}
+
+TEST_CASE("cuda steps: heads that hold different tokens are not ranked together on the GPU") {
+    const EvictionConfig config = config_of(find_policy("a2sf"), 20);
+    Pair pair;
+    pair.both([&](Fed &fed) {
+        fed.cache.configure(config);
+        fed.cache.reserve(60);
+        fed.step(40);
+        for (int i = 0; i < 4; ++i) fed.step(1);
+        EvictionConfig other = config;
+        other.scope = Scope::Layer;
+        fed.cache.configure(other);
+        for (int i = 0; i < 4; ++i) fed.step(1);
+        fed.step(10);
+    });
+    CHECK_FALSE(is_kept(pair.kept.cache, 0));
+    pair.check();
 }
 
 TEST_CASE("cuda steps: heads with budgets of their own, that fill at different times") {
@@ -248,12 +330,11 @@ TEST_CASE("cuda steps: decoding waits once per token, however many layers there 
             const auto feed = [&](size_t n) {
                 for (const int32_t id : some_ids(n, 2)) session.feed({&id, 1});
             };
-            feed(2);  // the first closes what the prompt has left open, the second begins
+            feed(1);
             const size_t n_before = cuda_emulator::counts.n_waits;
             feed(6);
             const size_t n_waits = cuda_emulator::counts.n_waits - n_before;
-            const EvictionConfig &config = session.cache().config();
-            if (policy->ranking() == Ranking::Own || config.pooling > 1) {
+            if (policy->ranking() == Ranking::Own) {
                 CHECK(n_waits >= 6 * n_layers);
             } else {
                 CHECK(n_waits == 6);
@@ -272,4 +353,28 @@ TEST_CASE("cuda steps: a prompt that is read token by token waits for nothing in
     const size_t n_before = cuda_emulator::counts.n_waits;
     session.feed(some_ids(48));
     CHECK(cuda_emulator::counts.n_waits == n_before + 2);  // at the end, and for the logits
+}
+
+TEST_CASE("cuda steps: a prompt in chunks waits for its end alone, however many layers there are") {
+    for (const uint32_t n_layers : {2u, 3u}) {
+        TinyModel shape;
+        shape.n_layers = n_layers;
+        const Engine engine = load_tiny(shape, "cuda");
+        for (const Policy *policy : policies()) {
+            if (policy->ranking() == Ranking::Own) continue;
+            CAPTURE(std::string(policy->name));
+            SessionOptions options{.n_threads = 1, .batch = 24};
+            options.eviction.policy = policy->name;
+            if (policy->evicts()) options.eviction.budget = Amount::of_tokens(20);
+            if (policy->uses_window()) options.eviction.recent = Amount::of_tokens(4);
+            if (policy->evicts()) options.eviction.division = Division::Equal;
+            if (policy->evicts()) options.eviction.prefill = PromptMode::Chunk;
+            Session session(engine.model, options);
+            session.reserve(160);
+            session.feed(some_ids(24));
+            const size_t n_before = cuda_emulator::counts.n_waits;
+            session.feed(some_ids(72));
+            CHECK(cuda_emulator::counts.n_waits <= n_before + 3);
+        }
+    }
 }

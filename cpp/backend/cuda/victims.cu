@@ -1,0 +1,329 @@
+// The tokens that leave KV heads where a look at each of them alone does not tell: many at once, or
+// ranked with their neighbours, with other heads, or by their keys. Every token is compared with
+// every other of its head, on threads of its own, so that nothing is sorted and nobody waits.
+//
+//   order_by_age   which slot has the i-th oldest token, where neighbours count
+//   rank_slots     a key for every token that may leave (evict/victim_key.h), and one for the guard
+//   apply_guard    guarded tokens go last
+//   choose         who leaves
+//   pair_moves, move_rows   the highest slots go into the holes, or
+//   take_holes     the hole is the next token's
+#include "backend/cuda/device.cuh"
+
+#include "backend/cuda/cuda_kernels.h"
+#include "evict/victim_key.h"
+
+namespace a2sf {
+namespace {
+
+constexpr unsigned kThreads = 256;
+constexpr uint64_t kStays = UINT64_MAX;  // no key is as high
+
+// Arrays of a layer "by head", from first[head] on.
+struct VictimsJob {
+    CudaHeads heads;
+    const int32_t *pos;
+    Ranking ranking;
+    const float *scores;      // by head, by slot
+    const float *similarity;  // the same; null where nothing needs it
+    bool by_layer;            // heads hold the same tokens, in the same slots
+    int32_t reach;            // of pooling
+    int32_t first_pos;        // tokens before it stay
+    const PositionRange *pinned;
+    size_t n_pinned;
+    double guard;  // 0: nothing is guarded
+    CudaVictims found;
+    bool operator==(const VictimsJob &) const = default;
+};
+
+A2SF_INLINE size_t n_victims(const CudaHeads &heads, unsigned head) {
+    const uint32_t live = heads.live[head], budget = heads.budget[head];
+    return live > budget ? live - budget : 0;
+}
+
+// How many of from[0, n) `counts` is true for. All threads of the block call it.
+template <typename T, typename Counts>
+A2SF_INLINE size_t count_all(const T *from, size_t n, const Counts &counts) {
+    __shared__ T tile[kThreads];
+    size_t total = 0;
+    for (size_t first = 0; first < n; first += kThreads) {
+        __syncthreads();  // the last tile has been read
+        if (first + threadIdx.x < n) tile[threadIdx.x] = from[first + threadIdx.x];
+        __syncthreads();
+        const size_t here = n - first < kThreads ? n - first : kThreads;
+        for (size_t i = 0; i < here; ++i) total += counts(tile[i], first + i) ? 1 : 0;
+    }
+    return total;
+}
+
+__global__ void __launch_bounds__(kThreads) order_by_age(VictimsJob job) {
+    const unsigned head = blockIdx.y;
+    const size_t row = job.heads.first[head], live = job.heads.live[head];
+    const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (size_t{blockIdx.x} * kThreads >= live || n_victims(job.heads, head) == 0) return;
+    const int32_t own = slot < live ? job.pos[row + slot] : 0;
+    const size_t older =
+        count_all(job.pos + row, live, [own](int32_t pos, size_t) { return pos < own; });
+    if (slot < live) job.found.aged[row + older] = (uint32_t)slot;
+}
+
+// A value of a slot: its own, or the sum over heads.
+A2SF_INLINE float value_of(const VictimsJob &job, unsigned head, size_t slot, const float *values) {
+    if (!job.by_layer) return values[job.heads.first[head] + slot];
+    float total = values[job.heads.first[0] + slot];
+    for (size_t h = 1; h < job.heads.n_heads; ++h) total += values[job.heads.first[h] + slot];
+    return total;
+}
+
+A2SF_INLINE float rank_of(const VictimsJob &job, unsigned head, size_t slot) {
+    if (job.ranking == Ranking::Score) return value_of(job, head, slot, job.scores);
+    if (job.ranking == Ranking::Similarity) return -value_of(job, head, slot, job.similarity);
+    return 0.0f;  // by age alone
+}
+
+A2SF_INLINE bool may_leave(const VictimsJob &job, unsigned head, int32_t pos) {
+    if (pos < job.first_pos || pos > job.heads.newest[head] - job.heads.n_recent[head]) {
+        return false;
+    }
+    for (size_t i = 0; i < job.n_pinned; ++i) {
+        if ((size_t)pos >= job.pinned[i].first && (size_t)pos < job.pinned[i].last) return false;
+    }
+    return true;
+}
+
+// visit(slot) for the tokens within reach of the i-th oldest, older ones first.
+template <typename Visit>
+A2SF_INLINE void each_neighbour(const VictimsJob &job, unsigned head, size_t i, int32_t reach,
+                                const Visit &visit) {
+    const size_t row = job.heads.first[head], live = job.heads.live[head];
+    const uint32_t *aged = job.found.aged + row;
+    const int32_t *pos = job.pos + row;
+    const int32_t own = pos[aged[i]];
+    size_t at = i;
+    while (at > 0 && own - pos[aged[at - 1]] <= reach) --at;
+    for (; at < live && pos[aged[at]] - own <= reach; ++at) visit(aged[at]);
+}
+
+__global__ void __launch_bounds__(kThreads) rank_slots(VictimsJob job) {
+    const unsigned head = blockIdx.y;
+    const size_t row = job.heads.first[head], i = size_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (i >= job.heads.live[head] || n_victims(job.heads, head) == 0) return;
+    const size_t slot = job.found.aged == nullptr ? i : job.found.aged[row + i];
+    const int32_t pos = job.pos[row + slot];
+    uint64_t key = kStays, guard_key = 0;
+    if (may_leave(job, head, pos)) {
+        float rank = rank_of(job, head, slot);
+        if (job.reach > 0) {
+            bool is_first = true;
+            each_neighbour(job, head, i, job.reach, [&](size_t other) {
+                const float value = rank_of(job, head, other);
+                if (is_first || rank < value) rank = value;
+                is_first = false;
+            });
+        }
+        key = victim_key(rank, (uint32_t)pos);
+        if (job.guard > 0) {
+            float total = 0.0f;
+            int n = 0;
+            each_neighbour(job, head, i, kGuardReach, [&](size_t other) {
+                total += value_of(job, head, other, job.similarity);
+                ++n;
+            });
+            guard_key = victim_key(-total / (float)n, (uint32_t)pos);
+        }
+    }
+    job.found.key[row + slot] = key;
+    if (job.guard > 0) job.found.guard_key[row + slot] = guard_key;
+}
+
+__global__ void __launch_bounds__(kThreads) apply_guard(VictimsJob job) {
+    const unsigned head = blockIdx.y;
+    const size_t row = job.heads.first[head], live = job.heads.live[head];
+    const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x, n = n_victims(job.heads, head);
+    if (size_t{blockIdx.x} * kThreads >= live || n == 0) return;
+    const uint64_t own = slot < live ? job.found.guard_key[row + slot] : 0;
+    const size_t higher =
+        count_all(job.found.guard_key + row, live, [own](uint64_t key, size_t) { return key > own; });
+    const size_t candidates =
+        count_all(job.found.key + row, live, [](uint64_t key, size_t) { return key != kStays; });
+    if (slot >= live) return;
+    const uint64_t key = job.found.key[row + slot];
+    const bool guarded = key != kStays && higher < share_of(job.guard, candidates - n);
+    job.found.final_key[row + slot] =
+        guarded ? victim_key(INFINITY, (uint32_t)job.pos[row + slot]) : key;
+}
+
+__global__ void __launch_bounds__(kThreads) choose(VictimsJob job) {
+    const unsigned head = blockIdx.y;
+    const size_t row = job.heads.first[head], live = job.heads.live[head];
+    const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x, n = n_victims(job.heads, head);
+    if (size_t{blockIdx.x} * kThreads >= live || n == 0) return;
+    const uint64_t *keys = (job.guard > 0 ? job.found.final_key : job.found.key) + row;
+    const uint64_t own = slot < live ? keys[slot] : kStays;
+    const size_t lower = count_all(keys, live, [own](uint64_t key, size_t) { return key < own; });
+    if (slot < live) job.found.gone[row + slot] = own != kStays && lower < n ? 1 : 0;
+}
+
+__global__ void __launch_bounds__(kThreads) pair_moves(VictimsJob job) {
+    const unsigned head = blockIdx.y;
+    const size_t row = job.heads.first[head], live = job.heads.live[head];
+    const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x, n = n_victims(job.heads, head);
+    if (n == 0 && slot == 0) job.found.n_moves[head] = 0;
+    if (size_t{blockIdx.x} * kThreads >= live || n == 0) return;
+    const size_t left = live - n;  // slots from here on are given up
+    const uint32_t *gone = job.found.gone + row;
+    const bool moves = slot >= left;
+    // Of a hole: those below it. Of a slot that is given up: the tokens above it.
+    const size_t before = count_all(gone, live, [=](uint32_t is_gone, size_t at) {
+        return moves ? at > slot && is_gone == 0 : at < slot && is_gone != 0;
+    });
+    if (slot == left) job.found.n_moves[head] = (uint32_t)(before + (gone[slot] == 0 ? 1 : 0));
+    if (slot >= live) return;
+    if (moves && gone[slot] == 0) job.found.from[row + before] = (uint32_t)slot;
+    if (!moves && gone[slot] != 0) job.found.to[row + before] = (uint32_t)slot;
+}
+
+struct MoveJob {
+    const size_t *first;
+    const uint32_t *n_moves;  // [n_kv_heads]
+    // From which slot to which, by head; [n_kv_heads] where heads move one each.
+    const uint32_t *from, *to;
+    bool one_each;
+    size_t row_bytes;
+    uint8_t *rows[2];  // K, V
+    int32_t *pos;
+    float *scores[kMaxScoreLanes];
+    bool operator==(const MoveJob &) const = default;
+};
+
+constexpr unsigned kWarps = 4;
+
+__global__ void __launch_bounds__(kWarps *kWarp) move_rows(MoveJob job) {
+    const unsigned head = blockIdx.y, lane = threadIdx.x % kWarp;
+    const size_t k = size_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+    if (k >= job.n_moves[head]) return;
+    const size_t row = job.first[head], at = job.one_each ? head : row + k;
+    const size_t from = row + job.from[at], to = row + job.to[at];
+    if (to >= from) return;
+    for (uint8_t *rows : job.rows) {
+        const uint8_t *source = rows + from * job.row_bytes;
+        uint8_t *target = rows + to * job.row_bytes;
+        if (job.row_bytes % 16 == 0) {
+            for (size_t i = lane; i < job.row_bytes / 16; i += kWarp) {
+                reinterpret_cast<uint4 *>(target)[i] = reinterpret_cast<const uint4 *>(source)[i];
+            }
+        } else {
+            for (size_t i = lane; i < job.row_bytes; i += kWarp) target[i] = source[i];
+        }
+    }
+    if (lane != 0) return;
+    job.pos[to] = job.pos[from];
+    for (float *scores : job.scores) {
+        if (scores != nullptr) scores[to] = scores[from];
+    }
+}
+
+// A block per head.
+struct HoleJob {
+    KeptSlots kept;
+    const uint32_t *gone;
+    bool operator==(const HoleJob &) const = default;
+};
+
+__global__ void __launch_bounds__(kThreads) take_holes(HoleJob job) {
+    const unsigned head = blockIdx.x;
+    const uint32_t live = job.kept.live[head];
+    __syncthreads();  // all have read before anything changes
+    if (threadIdx.x == 0) job.kept.next_pos[head] += 1;
+    if (live <= job.kept.budget[head]) {
+        if (threadIdx.x == 0) job.kept.slot[head] = live;
+        if (threadIdx.x == 0) job.kept.live[head] = live + 1;
+        return;
+    }
+    const size_t row = job.kept.first[head];
+    for (uint32_t slot = threadIdx.x; slot < live; slot += kThreads) {
+        if (job.gone[row + slot] != 0) job.kept.slot[head] = slot;
+    }
+}
+
+// The arrays of a layer, one after the other: those of 8 bytes first.
+CudaVictims victims_in(void *workspace, size_t n_slots) {
+    CudaVictims found;
+    found.key = static_cast<uint64_t *>(workspace);
+    found.guard_key = found.key + n_slots;
+    found.final_key = found.guard_key + n_slots;
+    found.aged = reinterpret_cast<uint32_t *>(found.final_key + n_slots);
+    found.gone = found.aged + n_slots;
+    found.from = found.gone + n_slots;
+    found.to = found.from + n_slots;
+    found.similarity = reinterpret_cast<float *>(found.to + n_slots);
+    found.n_moves = reinterpret_cast<uint32_t *>(found.similarity + n_slots);
+    return found;
+}
+
+}  // namespace
+
+size_t cuda_victims_workspace(size_t n_slots, size_t n_heads) {
+    return n_slots * (3 * sizeof(uint64_t) + 5 * sizeof(uint32_t)) + n_heads * sizeof(uint32_t);
+}
+
+CudaVictims cuda_victims(CudaQueue &queue, const CudaEviction &eviction) {
+    const VictimsArgs &args = *eviction.args;
+    const EvictionConfig &config = *args.config;
+    const CudaHeads &heads = eviction.heads;
+    const Ranking ranking = config.policy->ranking();
+    CudaVictims found = victims_in(eviction.workspace, eviction.n_slots);
+    if (args.guarded || ranking == Ranking::Similarity) {
+        cuda_key_similarity(queue, args.slots, heads.first, heads.live, found.similarity);
+    }
+    const int32_t reach = static_cast<int32_t>(std::min<size_t>(config.pooling / 2, INT32_MAX));
+    const bool has_neighbours = args.guarded || reach > 0;
+    if (!has_neighbours) found.aged = nullptr;
+    const VictimsJob job = {heads,
+                            args.pos,
+                            ranking,
+                            args.scores[0],
+                            found.similarity,
+                            config.scope == Scope::Layer,
+                            reach,
+                            static_cast<int32_t>(config.n_sinks),
+                            eviction.pinned,
+                            eviction.n_pinned,
+                            args.guarded ? config.guard : 0.0,
+                            found};
+    const LaunchShape shape = {
+        dim3(n_blocks(eviction.longest, kThreads), static_cast<unsigned>(heads.n_heads)),
+        dim3(kThreads)};
+    if (has_neighbours) launch("tokens by age", queue, shape, order_by_age, job);
+    launch("ranks of tokens", queue, shape, rank_slots, job);
+    if (args.guarded) launch("guarding keys", queue, shape, apply_guard, job);
+    launch("choosing tokens", queue, shape, choose, job);
+    if (eviction.most_victims > 0) launch("pairing slots", queue, shape, pair_moves, job);
+    return found;
+}
+
+void cuda_take_holes(CudaQueue &queue, size_t n_kv_heads, const KeptSlots &kept,
+                     const uint32_t *gone) {
+    const HoleJob job = {kept, gone};
+    const LaunchShape shape = {dim3(static_cast<unsigned>(n_kv_heads)), dim3(kThreads)};
+    launch("freeing slots", queue, shape, take_holes, job);
+}
+
+void cuda_move(CudaQueue &queue, const VictimsArgs &args, const CudaMoves &moves) {
+    MoveJob job = {moves.first,
+                   moves.n_moves,
+                   moves.from,
+                   moves.to,
+                   moves.one_each,
+                   kv_row_bytes(args.slots.type, args.slots.head_dim),
+                   {static_cast<uint8_t *>(args.slots.k), static_cast<uint8_t *>(args.slots.v)},
+                   args.pos,
+                   {}};
+    for (size_t lane = 0; lane < args.n_lanes; ++lane) job.scores[lane] = args.scores[lane];
+    const LaunchShape shape = {
+        dim3(n_blocks(moves.most, kWarps), static_cast<unsigned>(args.slots.n_kv_heads)),
+        dim3(kWarps * kWarp)};
+    launch("closing holes", queue, shape, move_rows, job);
+}
+
+}  // namespace a2sf
