@@ -115,8 +115,9 @@ struct KeptSlots {
     uint32_t *live = nullptr;           // slots [0, live) are in use once it is stored
     int32_t *next_pos = nullptr;        // its position
     int32_t *pos = nullptr;
-    float *scores = nullptr;              // null where attention adds to none
-    const float *query_weight = nullptr;  // [1], of the next token
+    size_t n_lanes = 0;
+    float *scores[kMaxScoreLanes] = {};
+    const float *query_weight = nullptr;  // [n_lanes], of the next token
     bool by_age = false;                  // the oldest leaves, not the lowest score
     int32_t first_pos = 0;                // tokens before it stay
     size_t most_live = 0;                 // in any head, whatever the step
@@ -233,6 +234,16 @@ struct VictimsArgs {
     int32_t newest = 0;  // position of the newest token
 };
 
+// Where the live tokens of heads stand one after the other (KeyTurns::place). live [n_kv_heads],
+// not looked at with slots.kept.
+struct PlacesArgs {
+    KvSlots slots;
+    const int32_t *pos = nullptr;  // as KvSlots::at says
+    const uint32_t *live = nullptr;
+    int32_t last_place = 0;    // of the newest
+    int32_t *place = nullptr;  // as KvSlots::at says
+};
+
 class Backend {
   public:
     virtual ~Backend() = default;
@@ -326,6 +337,9 @@ class Backend {
     // select_victims would choose, for any ranking but the policy's own; the highest slots then
     // move into the holes, the highest into the lowest, so that slots [0, budget) are in use.
     virtual void evict(const VictimsArgs &) {}
+
+    // Where the device keeps slots: what KeyTurns::place has to say.
+    virtual void find_places(const PlacesArgs &) {}
 
     // Where slots are kept and the next token's is a hole below others, n_holes[h] of 0 or 1: slot
     // live[h] moves there. [n_kv_heads], host memory.

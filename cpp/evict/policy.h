@@ -48,8 +48,9 @@ struct HeadView {
 // Where a policy's ranks come from: the score of lane 0, nothing (the oldest leaves), or how little
 // a key is like the others (the one that is most like them leaves). What is not its own needs no
 // call of rank(): a decoding step looks for the lowest score, or the oldest token, where they lie,
-// and a device that keeps slots ranks a chunk's as well.
-enum class Ranking { Score, Age, Similarity, Own };
+// and a device that keeps slots ranks a chunk's as well. TwoScores is a2sf-dual's, which such a
+// device knows, too (policies/a2sf_dual.cpp).
+enum class Ranking { Score, Age, Similarity, TwoScores, Own };
 
 // Stateless and immortal: one instance each, listed in evict/registry.h.
 class Policy {

@@ -35,7 +35,7 @@ Cache::Cache(Backend &backend, const CacheShape &shape)
     for (auto *positions : {&kept_recent_, &kept_pos_}) {
         *positions = MirroredArray<int32_t>(backend, heads_.size(), what);
     }
-    kept_weight_ = MirroredArray<float>(backend, shape.n_layers, what);
+    kept_weight_ = MirroredArray<float>(backend, shape.n_layers * kMaxScoreLanes, what);
 }
 
 void Cache::configure(const EvictionConfig &config) {
@@ -199,6 +199,11 @@ void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
 }
 
 void Cache::bind_places(size_t layer, AttentionArgs &args) {
+    args.turns.place = place_.data();
+    if (layers_[layer].kept) {
+        return backend_.find_places(
+            {args.slots, args.pos, args.live, args.turns.last_place, place_.data()});
+    }
     backend_.wait();  // the layer before may still read its places
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         const uint32_t *order = order_.data() + slot_index(layer, head);
@@ -207,7 +212,6 @@ void Cache::bind_places(size_t layer, AttentionArgs &args) {
         for (uint32_t i = 0; i < live_[head]; ++i)
             place[order[i]] = first + static_cast<int32_t>(i);
     }
-    args.turns.place = place_.data();
 }
 
 void Cache::evict(size_t layer) {

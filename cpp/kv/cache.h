@@ -42,12 +42,12 @@ struct SlotBytes {
     size_t of(const CacheRoom &room) const { return room.mean * kept + room.most * scratch; }
 };
 
-// Slots [0, live) of a head are in use while attention runs. An eviction leaves holes among them,
-// which the next append fills first, in place; holes that are left over are closed by moving the
-// highest slots down, so that steady decoding never moves anything.
+// Slots [0, live) of a head are in use while attention runs. A token that leaves alone leaves a
+// hole, which the next one fills in place, so that steady decoding never moves anything; where more
+// leave, the highest slots move down into the holes.
 //
-// Where the device keeps slots (Backend::keeps_slots), it also stores, chooses and evicts while a
-// text grows token by token: the host counts, and asks where tokens are only when it must know
+// Where the device keeps slots (Backend::keeps_slots), it also stores, chooses and evicts: the host
+// counts, and asks where tokens are only when it must know
 // (device_steps.cpp).
 class Cache {
   public:
@@ -238,7 +238,7 @@ class Cache {
     MirroredArray<size_t> kept_first_;
     MirroredArray<uint32_t> kept_budget_, kept_slot_, kept_live_;
     MirroredArray<int32_t> kept_recent_, kept_pos_;
-    MirroredArray<float> kept_weight_;  // [n_layers]
+    MirroredArray<float> kept_weight_;  // [n_layers, kMaxScoreLanes]
 };
 
 }  // namespace a2sf

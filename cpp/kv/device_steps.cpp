@@ -1,10 +1,12 @@
 // The cache on a device that keeps slots (Backend::keeps_slots): how a layer is handed over to it
-// for a text that grows token by token, what the host still counts, and how what the device knows
-// comes back. On other devices nothing here does anything.
+// for a text that grows token by token or by chunks, what the host still counts, and how what the
+// device knows comes back. On other devices nothing here does anything.
 //
 // Who is where in a kept layer is known on the device alone; how many are live follows from the
 // budgets, so that room, live() and n_evicted() need no question. The order of age is that of
-// positions, and at most one slot of a head is a hole: the one that the next token will take.
+// positions. After a chunk there are no holes, so that the host knows where the next tokens go;
+// while tokens come one by one (stepping), at most one slot of a head is a hole: where the next one
+// goes, which the device knows.
 #include <algorithm>
 #include <mutex>
 #include <numeric>
@@ -36,7 +38,7 @@ bool Cache::append_kept(size_t layer, int32_t pos) {
 // Whether the device may know a layer's slots alone. Where all heads rank their tokens together,
 // it looks for the same ones in the same slots.
 bool Cache::can_keep(size_t layer) const {
-    if (!device_keeps_ || config_.compact()) return false;
+    if (!device_keeps_) return false;
     if (!config_.evicts() || layers_[layer].kept) return true;
     if (config_.policy->ranking() == Ranking::Own) return false;
     const auto order_of = [&](size_t head) {
@@ -51,7 +53,7 @@ bool Cache::can_keep(size_t layer) const {
 
 // Of a layer that is not stepping.
 bool Cache::can_step(size_t layer) const {
-    if (!can_keep(layer) || n_lanes() > 1) return false;
+    if (!can_keep(layer)) return false;
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         const Head &own = heads_[head_index(layer, head)];
         const bool over = config_.evicts() && own.live > budget(layer, head);
@@ -84,10 +86,11 @@ void Cache::begin_steps(size_t layer, int32_t pos) {
     kept_slot_.push(begin, n);
     kept_live_.push(begin, n);
     kept_pos_.push(begin, n);
-    if (n_lanes() > 0) {
-        config_.policy->query_weights(config_, 0, {kept_weight_.host() + layer, 1});
-        kept_weight_.push(layer, 1);
+    const size_t weights = layer * kMaxScoreLanes;
+    for (size_t lane = 0; lane < n_lanes(); ++lane) {
+        config_.policy->query_weights(config_, lane, {kept_weight_.host() + weights + lane, 1});
     }
+    if (n_lanes() > 0) kept_weight_.push(weights, n_lanes());
     kept.first = kept_first_.device() + begin;
     kept.budget = kept_budget_.device() + begin;
     kept.n_recent = kept_recent_.device() + begin;
@@ -95,8 +98,11 @@ void Cache::begin_steps(size_t layer, int32_t pos) {
     kept.live = kept_live_.device() + begin;
     kept.next_pos = kept_pos_.device() + begin;
     kept.pos = pos_.device() + layer_index(layer);
-    kept.scores = n_lanes() > 0 ? scores_.device() + score_index(layer, 0, 0) : nullptr;
-    kept.query_weight = kept_weight_.device() + layer;
+    kept.n_lanes = n_lanes();
+    for (size_t lane = 0; lane < n_lanes(); ++lane) {
+        kept.scores[lane] = scores_.device() + score_index(layer, lane, 0);
+    }
+    kept.query_weight = kept_weight_.device() + weights;
     kept.by_age = config_.policy->ranking() == Ranking::Age;
     kept.first_pos = static_cast<int32_t>(config_.n_sinks);
     kept.config = config_.evicts() && !ranks_in_place() ? &config_ : nullptr;

@@ -87,8 +87,8 @@ void CudaBackend::put(void *device, const void *host, size_t n_bytes) {
 // On the GPU, where the cache is too.
 size_t CudaBackend::scratch_bytes() const {
     size_t total = queue_.n_bytes();
-    for (const auto *memory :
-         {&rows_, &quantized_, &scales_, &bfloats_, &hidden_, &attention_, &victims_, &parts_, &found_}) {
+    for (const auto *memory : {&rows_, &quantized_, &scales_, &bfloats_, &hidden_, &attention_,
+                               &victims_, &parts_, &found_}) {
         if (*memory) total += (*memory)->n_bytes();
     }
     return total;
@@ -178,7 +178,9 @@ void CudaBackend::attention_of(const AttentionArgs &args) {
         job.first = slots.kept->first;
         job.live = slots.kept->live;
         job.query_pos = slots.kept->next_pos;
-        job.query_weight[0] = slots.kept->query_weight;
+        for (size_t lane = 0; lane < args.lanes.size(); ++lane) {
+            job.query_weight[lane] = slots.kept->query_weight + lane;
+        }
     } else {
         job.longest = *std::max_element(args.live, args.live + slots.n_kv_heads);
         job.first = stage_first(slots);
@@ -213,9 +215,11 @@ void CudaBackend::free_slots(const KvSlots &slots) {
     args.slots = slots;
     args.config = kept.config;
     args.pos = kept.pos;
-    args.scores[0] = kept.scores;
+    args.n_lanes = kept.n_lanes;
+    std::copy_n(kept.scores, kMaxScoreLanes, args.scores);
     CudaEviction job = eviction_of(args, kept.most_live);
-    job.heads = {slots.n_kv_heads, kept.first, kept.live, kept.budget, kept.n_recent, kept.next_pos};
+    job.heads = {slots.n_kv_heads, kept.first,    kept.live,
+                 kept.budget,      kept.n_recent, kept.next_pos};
     cuda_take_holes(queue_, slots.n_kv_heads, kept, cuda_victims(queue_, job).gone);
 }
 
@@ -231,7 +235,8 @@ CudaEviction CudaBackend::eviction_of(const VictimsArgs &args, size_t longest) {
     for (size_t head = 0; head < n_heads; ++head) {
         job.n_slots = std::max(job.n_slots, args.slots.at(head) + longest);
     }
-    job.workspace = reserve<std::byte>(victims_, cuda_victims_workspace(job.n_slots, n_heads));
+    const size_t n_bytes = cuda_victims_workspace(job.n_slots, n_heads, longest);
+    job.workspace = reserve<std::byte>(victims_, n_bytes);
     return job;
 }
 
@@ -258,6 +263,24 @@ void CudaBackend::evict(const VictimsArgs &args) {
     moves.to = found.to;
     moves.most = job.most_victims;
     cuda_move(queue_, args, moves);
+}
+
+void CudaBackend::find_places(const PlacesArgs &args) {
+    const KvSlots &slots = args.slots;
+    const size_t n = slots.n_kv_heads;
+    CudaHeads heads;
+    heads.n_heads = n;
+    size_t longest = 0;
+    if (slots.kept != nullptr) {
+        heads.first = slots.kept->first;
+        heads.live = slots.kept->live;
+        longest = slots.kept->most_live;
+    } else {
+        heads.first = stage_first(slots);
+        heads.live = queue_.copy(std::span(args.live, n));
+        longest = *std::max_element(args.live, args.live + n);
+    }
+    cuda_find_places(queue_, heads, longest, args);
 }
 
 void CudaBackend::close_kept(const VictimsArgs &args, const uint32_t *n_holes) {

@@ -55,6 +55,7 @@ class CudaBackend final : public Backend {
     void lowest(const LowestArgs &args, int32_t *victim) override;
     void free_slots(const KvSlots &slots) override;
     void evict(const VictimsArgs &args) override;
+    void find_places(const PlacesArgs &args) override;
     void close_kept(const VictimsArgs &args, const uint32_t *n_holes) override;
     void key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) override;
     bool keeps_logits() const override { return true; }

@@ -94,12 +94,16 @@ struct CudaVictims {
     uint64_t *key = nullptr;  // by slot, like guard_key and final_key
     uint64_t *guard_key = nullptr;
     uint64_t *final_key = nullptr;
-    uint32_t *aged = nullptr;       // slots, oldest first; null where nobody's neighbours count
-    uint32_t *gone = nullptr;       // by slot: 1 for those that leave, of heads where some do
-    uint32_t *from = nullptr;       // slots that move
-    uint32_t *to = nullptr;         // and where to
-    float *similarity = nullptr;    // by slot
-    uint32_t *n_moves = nullptr;    // [n_kv_heads]
+    uint32_t *aged = nullptr;     // slots, oldest first; null where nobody's neighbours count
+    uint32_t *gone = nullptr;     // by slot: 1 for those that leave, of heads where some do
+    uint32_t *from = nullptr;     // slots that move
+    uint32_t *to = nullptr;       // and where to
+    float *similarity = nullptr;  // by slot
+    uint32_t *n_moves = nullptr;  // [n_kv_heads]
+    // Of Ranking::TwoScores: by slot, and sums over the tokens of a block, [n_kv_heads, blocks].
+    float *fast = nullptr;
+    double *fast_sum = nullptr;
+    double *slow_sum = nullptr;
     bool operator==(const CudaVictims &) const = default;
 };
 
@@ -113,8 +117,12 @@ struct CudaEviction {
     size_t n_slots = 0;       // of all heads, from the first one's on
     void *workspace = nullptr;
 };
-size_t cuda_victims_workspace(size_t n_slots, size_t n_heads);  // bytes
+size_t cuda_victims_workspace(size_t n_slots, size_t n_heads, size_t longest);  // bytes
 CudaVictims cuda_victims(CudaQueue &queue, const CudaEviction &eviction);
+
+// Backend::find_places; newest, budget and n_recent are not looked at.
+void cuda_find_places(CudaQueue &queue, const CudaHeads &heads, size_t longest,
+                      const PlacesArgs &args);
 
 // Rows, positions and scores from slot to slot. from, to: as MoveJob has them.
 struct CudaMoves {

@@ -72,23 +72,25 @@ __global__ void __launch_bounds__(kWarps *kWarp) write_rows(WriteArgs args) {
 void cuda_kv_write(CudaQueue &queue, const KvSlots &slots, const size_t *first,
                    Matrix<const float> k, Matrix<const float> v, const uint32_t *slot) {
     WriteArgs args = {slots.type,
-                            slots.n_kv_heads,
-                            slots.head_dim,
-                            kv_row_bytes(slots.type, slots.head_dim),
-                            k.rows,
-                            first,
-                            slot,
-                            {k.data, v.data},
-                            {k.stride, v.stride},
-                            {static_cast<uint8_t *>(slots.k), static_cast<uint8_t *>(slots.v)},
-                            nullptr,
-                            nullptr,
-                            0,
-                            {}};
+                      slots.n_kv_heads,
+                      slots.head_dim,
+                      kv_row_bytes(slots.type, slots.head_dim),
+                      k.rows,
+                      first,
+                      slot,
+                      {k.data, v.data},
+                      {k.stride, v.stride},
+                      {static_cast<uint8_t *>(slots.k), static_cast<uint8_t *>(slots.v)},
+                      nullptr,
+                      nullptr,
+                      0,
+                      {}};
     if (slots.kept != nullptr) {
         args.pos = slots.kept->pos;
         args.next_pos = slots.kept->next_pos;
-        args.scores[0] = slots.kept->scores;
+        for (size_t lane = 0; lane < slots.kept->n_lanes; ++lane) {
+            args.scores[lane] = slots.kept->scores[lane];
+        }
     } else if (slots.entering != nullptr) {
         args.pos = slots.entering->pos;
         args.first_pos = slots.entering->first_pos;

@@ -83,13 +83,13 @@ __global__ void __launch_bounds__(kThreads) free_slot(KeptSlots kept) {
         return;
     }
     const int32_t last_pos = newest - kept.n_recent[head];
-    const bool scored = kept.scores != nullptr && !kept.by_age;
+    const bool scored = kept.n_lanes > 0 && !kept.by_age;
     const size_t row = kept.first[head];
     Best best = {INFINITY, INT32_MAX, 0};
     for (uint32_t s = threadIdx.x; s < live; s += kThreads) {
         const int32_t pos = kept.pos[row + s];
         if (pos < kept.first_pos || pos > last_pos) continue;
-        best = better(best, {scored ? kept.scores[row + s] : 0.0f, pos, s});
+        best = better(best, {scored ? kept.scores[0][row + s] : 0.0f, pos, s});
     }
     best = best_of_block(best, bests);
     if (threadIdx.x == 0) kept.slot[head] = best.slot;

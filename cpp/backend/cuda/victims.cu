@@ -3,6 +3,7 @@
 // every other of its head, on threads of its own, so that nothing is sorted and nobody waits.
 //
 //   order_by_age   which slot has the i-th oldest token, where neighbours count
+//   sum_scores     a2sf-dual's fast score over heads, and what both scores are in all
 //   rank_slots     a key for every token that may leave (evict/victim_key.h), and one for the guard
 //   apply_guard    guarded tokens go last
 //   choose         who leaves
@@ -24,14 +25,16 @@ struct VictimsJob {
     CudaHeads heads;
     const int32_t *pos;
     Ranking ranking;
-    const float *scores;      // by head, by slot
-    const float *similarity;  // the same; null where nothing needs it
-    bool by_layer;            // heads hold the same tokens, in the same slots
-    int32_t reach;            // of pooling
-    int32_t first_pos;        // tokens before it stay
+    const float *scores;       // by head, by slot
+    const float *fast_scores;  // the same of the second lane
+    const float *similarity;   // the same; null where nothing needs it
+    bool by_layer;             // heads hold the same tokens, in the same slots
+    int32_t reach;             // of pooling
+    int32_t first_pos;         // tokens before it stay
     const PositionRange *pinned;
     size_t n_pinned;
-    double guard;  // 0: nothing is guarded
+    double guard;    // 0: nothing is guarded
+    size_t n_parts;  // blocks of a head
     CudaVictims found;
     bool operator==(const VictimsJob &) const = default;
 };
@@ -39,6 +42,11 @@ struct VictimsJob {
 A2SF_INLINE size_t n_victims(const CudaHeads &heads, unsigned head) {
     const uint32_t live = heads.live[head], budget = heads.budget[head];
     return live > budget ? live - budget : 0;
+}
+
+// Where nobody leaves and no other head asks, nothing need be known of a head.
+A2SF_INLINE bool is_idle(const VictimsJob &job, unsigned head) {
+    return job.ranking != Ranking::TwoScores && n_victims(job.heads, head) == 0;
 }
 
 // How many of from[0, n) `counts` is true for. All threads of the block call it.
@@ -56,14 +64,18 @@ A2SF_INLINE size_t count_all(const T *from, size_t n, const Counts &counts) {
     return total;
 }
 
+// The tokens of a head that are older than that of a slot.
+A2SF_INLINE size_t count_older(const int32_t *of_slot, size_t live, size_t slot) {
+    const int32_t own = slot < live ? of_slot[slot] : 0;
+    return count_all(of_slot, live, [own](int32_t pos, size_t) { return pos < own; });
+}
+
 __global__ void __launch_bounds__(kThreads) order_by_age(VictimsJob job) {
     const unsigned head = blockIdx.y;
     const size_t row = job.heads.first[head], live = job.heads.live[head];
     const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x;
-    if (size_t{blockIdx.x} * kThreads >= live || n_victims(job.heads, head) == 0) return;
-    const int32_t own = slot < live ? job.pos[row + slot] : 0;
-    const size_t older =
-        count_all(job.pos + row, live, [own](int32_t pos, size_t) { return pos < own; });
+    if (size_t{blockIdx.x} * kThreads >= live || is_idle(job, head)) return;
+    const size_t older = count_older(job.pos + row, live, slot);
     if (slot < live) job.found.aged[row + older] = (uint32_t)slot;
 }
 
@@ -104,6 +116,91 @@ A2SF_INLINE void each_neighbour(const VictimsJob &job, unsigned head, size_t i, 
     for (; at < live && pos[aged[at]] - own <= reach; ++at) visit(aged[at]);
 }
 
+// The age of a head's first token at or behind a position.
+A2SF_INLINE size_t find_age(const VictimsJob &job, size_t head, int32_t pos) {
+    const size_t row = job.heads.first[head];
+    size_t low = 0, high = job.heads.live[head];
+    while (low < high) {
+        const size_t middle = (low + high) / 2;
+        if (job.pos[row + job.found.aged[row + middle]] < pos) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+// visit(h, slot) for every token of any head, heads in order, at positions [first, last].
+template <typename Visit>
+A2SF_INLINE void each_between(const VictimsJob &job, int32_t first, int32_t last,
+                              const Visit &visit) {
+    for (size_t h = 0; h < job.heads.n_heads; ++h) {
+        const size_t row = job.heads.first[h], live = job.heads.live[h];
+        for (size_t i = find_age(job, h, first); i < live; ++i) {
+            const uint32_t slot = job.found.aged[row + i];
+            if (job.pos[row + slot] > last) break;
+            visit(h, slot);
+        }
+    }
+}
+
+// Sum over a block, in thread 0. sums [kThreads / kWarp], shared.
+A2SF_INLINE double sum_of_block(double value, double *sums) {
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+        value += __shfl_xor_sync(kAllLanes, value, step);
+    }
+    __syncthreads();
+    if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = value;
+    __syncthreads();
+    double total = 0.0;
+    for (unsigned i = 0; threadIdx.x == 0 && i < kThreads / kWarp; ++i) total += sums[i];
+    return total;
+}
+
+__global__ void __launch_bounds__(kThreads) sum_scores(VictimsJob job) {
+    __shared__ double sums[kThreads / kWarp];
+    const unsigned head = blockIdx.y;
+    const size_t row = job.heads.first[head];
+    const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x;
+    double fast = 0.0, slow = 0.0;
+    if (slot < job.heads.live[head]) {
+        const int32_t pos = job.pos[row + slot];
+        float total = 0.0f;
+        size_t first_holder = head;
+        each_between(job, pos, pos, [&](size_t h, size_t other) {
+            total += job.fast_scores[job.heads.first[h] + other];
+            if (h < first_holder) first_holder = h;
+        });
+        job.found.fast[row + slot] = total;
+        if (first_holder == head) fast = total;  // each position once
+        slow = value_of(job, head, slot, job.scores);
+    }
+    fast = sum_of_block(fast, sums);
+    slow = sum_of_block(slow, sums);
+    if (threadIdx.x != 0) return;
+    job.found.fast_sum[size_t{head} * job.n_parts + blockIdx.x] = fast;
+    job.found.slow_sum[size_t{head} * job.n_parts + blockIdx.x] = slow;
+}
+
+// evict/policies/a2sf_dual.cpp
+A2SF_INLINE float rank_by_two(const VictimsJob &job, unsigned head, size_t slot, int32_t pos) {
+    double fast_total = 0.0, slow_total = 0.0;
+    for (size_t i = 0; i < job.heads.n_heads * job.n_parts; ++i)
+        fast_total += job.found.fast_sum[i];
+    for (size_t i = 0; i < job.n_parts; ++i) {
+        slow_total += job.found.slow_sum[size_t{head} * job.n_parts + i];
+    }
+    float most = -INFINITY;
+    each_between(job, pos - job.reach, pos + job.reach, [&](size_t h, size_t other) {
+        most = fmaxf(most, job.found.fast[job.heads.first[h] + other]);
+    });
+    const float fast = (float)fast_total > 0 ? most / (float)fast_total : 0.0f;
+    const float slow =
+        (float)slow_total > 0 ? value_of(job, head, slot, job.scores) / (float)slow_total : 0.0f;
+    return fast < slow ? slow : fast;
+}
+
 __global__ void __launch_bounds__(kThreads) rank_slots(VictimsJob job) {
     const unsigned head = blockIdx.y;
     const size_t row = job.heads.first[head], i = size_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -112,8 +209,9 @@ __global__ void __launch_bounds__(kThreads) rank_slots(VictimsJob job) {
     const int32_t pos = job.pos[row + slot];
     uint64_t key = kStays, guard_key = 0;
     if (may_leave(job, head, pos)) {
-        float rank = rank_of(job, head, slot);
-        if (job.reach > 0) {
+        const bool by_two = job.ranking == Ranking::TwoScores;
+        float rank = by_two ? rank_by_two(job, head, slot, pos) : rank_of(job, head, slot);
+        if (job.reach > 0 && !by_two) {
             bool is_first = true;
             each_neighbour(job, head, i, job.reach, [&](size_t other) {
                 const float value = rank_of(job, head, other);
@@ -142,8 +240,8 @@ __global__ void __launch_bounds__(kThreads) apply_guard(VictimsJob job) {
     const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x, n = n_victims(job.heads, head);
     if (size_t{blockIdx.x} * kThreads >= live || n == 0) return;
     const uint64_t own = slot < live ? job.found.guard_key[row + slot] : 0;
-    const size_t higher =
-        count_all(job.found.guard_key + row, live, [own](uint64_t key, size_t) { return key > own; });
+    const size_t higher = count_all(job.found.guard_key + row, live,
+                                    [own](uint64_t key, size_t) { return key > own; });
     const size_t candidates =
         count_all(job.found.key + row, live, [](uint64_t key, size_t) { return key != kStays; });
     if (slot >= live) return;
@@ -246,25 +344,46 @@ __global__ void __launch_bounds__(kThreads) take_holes(HoleJob job) {
     }
 }
 
+struct PlacesJob {
+    CudaHeads heads;
+    const int32_t *pos;
+    int32_t last_place;
+    int32_t *place;
+    bool operator==(const PlacesJob &) const = default;
+};
+
+__global__ void __launch_bounds__(kThreads) find_places(PlacesJob job) {
+    const unsigned head = blockIdx.y;
+    const size_t row = job.heads.first[head], live = job.heads.live[head];
+    const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (size_t{blockIdx.x} * kThreads >= live) return;
+    const size_t older = count_older(job.pos + row, live, slot);
+    if (slot < live) job.place[row + slot] = job.last_place + 1 - (int32_t)(live - older);
+}
+
 // The arrays of a layer, one after the other: those of 8 bytes first.
-CudaVictims victims_in(void *workspace, size_t n_slots) {
+CudaVictims victims_in(void *workspace, size_t n_slots, size_t n_sums) {
     CudaVictims found;
     found.key = static_cast<uint64_t *>(workspace);
     found.guard_key = found.key + n_slots;
     found.final_key = found.guard_key + n_slots;
-    found.aged = reinterpret_cast<uint32_t *>(found.final_key + n_slots);
+    found.fast_sum = reinterpret_cast<double *>(found.final_key + n_slots);
+    found.slow_sum = found.fast_sum + n_sums;
+    found.aged = reinterpret_cast<uint32_t *>(found.slow_sum + n_sums);
     found.gone = found.aged + n_slots;
     found.from = found.gone + n_slots;
     found.to = found.from + n_slots;
     found.similarity = reinterpret_cast<float *>(found.to + n_slots);
-    found.n_moves = reinterpret_cast<uint32_t *>(found.similarity + n_slots);
+    found.fast = found.similarity + n_slots;
+    found.n_moves = reinterpret_cast<uint32_t *>(found.fast + n_slots);
     return found;
 }
 
 }  // namespace
 
-size_t cuda_victims_workspace(size_t n_slots, size_t n_heads) {
-    return n_slots * (3 * sizeof(uint64_t) + 5 * sizeof(uint32_t)) + n_heads * sizeof(uint32_t);
+size_t cuda_victims_workspace(size_t n_slots, size_t n_heads, size_t longest) {
+    return n_slots * (3 * sizeof(uint64_t) + 6 * sizeof(uint32_t)) +
+           n_heads * (2 * n_blocks(longest, kThreads) * sizeof(double) + sizeof(uint32_t));
 }
 
 CudaVictims cuda_victims(CudaQueue &queue, const CudaEviction &eviction) {
@@ -272,17 +391,20 @@ CudaVictims cuda_victims(CudaQueue &queue, const CudaEviction &eviction) {
     const EvictionConfig &config = *args.config;
     const CudaHeads &heads = eviction.heads;
     const Ranking ranking = config.policy->ranking();
-    CudaVictims found = victims_in(eviction.workspace, eviction.n_slots);
+    CudaVictims found = victims_in(eviction.workspace, eviction.n_slots,
+                                   heads.n_heads * n_blocks(eviction.longest, kThreads));
     if (args.guarded || ranking == Ranking::Similarity) {
         cuda_key_similarity(queue, args.slots, heads.first, heads.live, found.similarity);
     }
     const int32_t reach = static_cast<int32_t>(std::min<size_t>(config.pooling / 2, INT32_MAX));
-    const bool has_neighbours = args.guarded || reach > 0;
+    const bool by_two = ranking == Ranking::TwoScores;
+    const bool has_neighbours = args.guarded || reach > 0 || by_two;
     if (!has_neighbours) found.aged = nullptr;
     const VictimsJob job = {heads,
                             args.pos,
                             ranking,
                             args.scores[0],
+                            args.scores[1],
                             found.similarity,
                             config.scope == Scope::Layer,
                             reach,
@@ -290,16 +412,26 @@ CudaVictims cuda_victims(CudaQueue &queue, const CudaEviction &eviction) {
                             eviction.pinned,
                             eviction.n_pinned,
                             args.guarded ? config.guard : 0.0,
+                            n_blocks(eviction.longest, kThreads),
                             found};
     const LaunchShape shape = {
         dim3(n_blocks(eviction.longest, kThreads), static_cast<unsigned>(heads.n_heads)),
         dim3(kThreads)};
     if (has_neighbours) launch("tokens by age", queue, shape, order_by_age, job);
+    if (by_two) launch("sums of scores", queue, shape, sum_scores, job);
     launch("ranks of tokens", queue, shape, rank_slots, job);
     if (args.guarded) launch("guarding keys", queue, shape, apply_guard, job);
     launch("choosing tokens", queue, shape, choose, job);
     if (eviction.most_victims > 0) launch("pairing slots", queue, shape, pair_moves, job);
     return found;
+}
+
+void cuda_find_places(CudaQueue &queue, const CudaHeads &heads, size_t longest,
+                      const PlacesArgs &args) {
+    const PlacesJob job = {heads, args.pos, args.last_place, args.place};
+    const LaunchShape shape = {
+        dim3(n_blocks(longest, kThreads), static_cast<unsigned>(heads.n_heads)), dim3(kThreads)};
+    launch("places of tokens", queue, shape, find_places, job);
 }
 
 void cuda_take_holes(CudaQueue &queue, size_t n_kv_heads, const KeptSlots &kept,

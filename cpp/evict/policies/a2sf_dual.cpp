@@ -28,7 +28,7 @@ class A2sfDual final : public Policy {
                         .pooling = 7}) {}
     size_t n_lanes() const override { return 2; }
     bool spreads_itself() const override { return true; }
-    Ranking ranking() const override { return Ranking::Own; }
+    Ranking ranking() const override { return Ranking::TwoScores; }
 
     void rank(const EvictionConfig &config, std::span<const HeadView> heads,
               Matrix<float> rank) const override {

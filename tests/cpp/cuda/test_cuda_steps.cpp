@@ -109,6 +109,16 @@ EvictionConfig config_of(const Policy &policy, size_t budget) {
     return resolve(options, 0);
 }
 
+SessionOptions small_options(const Policy &policy) {
+    SessionOptions options{.n_threads = 1, .batch = 24};
+    options.eviction.policy = policy.name;
+    if (!policy.evicts()) return options;
+    options.eviction.budget = Amount::of_tokens(20);
+    if (policy.uses_window()) options.eviction.recent = Amount::of_tokens(4);
+    options.eviction.division = Division::Equal;
+    return options;
+}
+
 bool is_kept(const Cache &cache, size_t layer) {
     return cache.slots(layer).kept != nullptr;
 }
@@ -135,13 +145,14 @@ TEST_CASE("cuda steps: every policy and schedule ends in the slots that the host
             }
             pair.check();
             pair.both([&](Fed &fed) { fed.step(1); });
-            CHECK(is_kept(pair.kept.cache, 1) == (policy->ranking() != Ranking::Own));
+            CHECK(is_kept(pair.kept.cache, 1));
             CHECK_FALSE(is_kept(pair.chosen.cache, 1));
         }
     }
 }
 
-TEST_CASE("cuda steps: neighbours, other heads, pinned tokens and guarded keys count as on the host") {
+TEST_CASE(
+    "cuda steps: neighbours, other heads, pinned tokens and guarded keys count as on the host") {
     struct Case {
         const char *policy;
         Scope scope;
@@ -160,6 +171,9 @@ TEST_CASE("cuda steps: neighbours, other heads, pinned tokens and guarded keys c
         {"keydiff", Scope::Layer, 1, 0.0, {{6, 8}}},
         {"tova", Scope::Layer, 1, 0.0, {}},
         {"streaming", Scope::Head, 1, 0.5, {{7, 9}}},
+        {"a2sf-dual", Scope::Head, 7, 0.0, {}},
+        {"a2sf-dual", Scope::Head, 1, 0.4, {{4, 8}}},
+        {"a2sf-dual", Scope::Layer, 3, 0.0, {}},
         {"snapkv", Scope::Head, 7, 0.0, {}, PromptMode::Full},
         {"a2sf", Scope::Layer, 3, 0.0, {}, PromptMode::Full},
     };
@@ -319,11 +333,7 @@ TEST_CASE("cuda steps: decoding waits once per token, however many layers there 
         const Engine engine = load_tiny(shape, "cuda");
         for (const Policy *policy : policies()) {
             CAPTURE(std::string(policy->name));
-            SessionOptions options{.n_threads = 1, .batch = 24};
-            options.eviction.policy = policy->name;
-            if (policy->evicts()) options.eviction.budget = Amount::of_tokens(20);
-            if (policy->uses_window()) options.eviction.recent = Amount::of_tokens(4);
-            if (policy->evicts()) options.eviction.division = Division::Equal;
+            SessionOptions options = small_options(*policy);
             Session session(engine.model, options);
             session.reserve(60);
             session.feed(some_ids(30));
@@ -334,11 +344,7 @@ TEST_CASE("cuda steps: decoding waits once per token, however many layers there 
             const size_t n_before = cuda_emulator::counts.n_waits;
             feed(6);
             const size_t n_waits = cuda_emulator::counts.n_waits - n_before;
-            if (policy->ranking() == Ranking::Own) {
-                CHECK(n_waits >= 6 * n_layers);
-            } else {
-                CHECK(n_waits == 6);
-            }
+            CHECK(n_waits == 6);
         }
     }
 }
@@ -361,13 +367,8 @@ TEST_CASE("cuda steps: a prompt in chunks waits for its end alone, however many 
         shape.n_layers = n_layers;
         const Engine engine = load_tiny(shape, "cuda");
         for (const Policy *policy : policies()) {
-            if (policy->ranking() == Ranking::Own) continue;
             CAPTURE(std::string(policy->name));
-            SessionOptions options{.n_threads = 1, .batch = 24};
-            options.eviction.policy = policy->name;
-            if (policy->evicts()) options.eviction.budget = Amount::of_tokens(20);
-            if (policy->uses_window()) options.eviction.recent = Amount::of_tokens(4);
-            if (policy->evicts()) options.eviction.division = Division::Equal;
+            SessionOptions options = small_options(*policy);
             if (policy->evicts()) options.eviction.prefill = PromptMode::Chunk;
             Session session(engine.model, options);
             session.reserve(160);
@@ -377,4 +378,22 @@ TEST_CASE("cuda steps: a prompt in chunks waits for its end alone, however many 
             CHECK(cuda_emulator::counts.n_waits <= n_before + 3);
         }
     }
+}
+
+TEST_CASE("cuda steps: compact positions are found on the GPU, too") {
+    TinyModel shape;
+    shape.n_layers = 3;
+    const Engine engine = load_tiny(shape, "cuda");
+    SessionOptions options = small_options(find_policy("a2sf"));
+    options.eviction.positions = Positions::Compact;
+    Session session(engine.model, options);
+    session.reserve(160);
+    session.feed(some_ids(24));
+    size_t n_before = cuda_emulator::counts.n_waits;
+    session.feed(some_ids(72));
+    CHECK(cuda_emulator::counts.n_waits <= n_before + 3);
+    session.feed(some_ids(1));
+    n_before = cuda_emulator::counts.n_waits;
+    for (const int32_t id : some_ids(6, 2)) session.feed({&id, 1});
+    CHECK(cuda_emulator::counts.n_waits == n_before + 6);
 }
