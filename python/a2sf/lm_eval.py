@@ -7,12 +7,14 @@ Importing this module registers it, for `lm_eval.simple_evaluate(model="a2sf", .
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import sys
 from typing import Any, Literal
 
 from ._chat import render
-from ._core import OptionError
+from ._core import Error, OptionError
 from ._dialogue import special_texts
 from ._engine import Engine
 from ._options import Eviction, KvType, Sampling, fix_budget
@@ -137,6 +139,22 @@ class A2sfLM(LM):  # type: ignore[misc]  # the harness has no types
         if max_length is not None and not 2 <= max_length <= n_ctx:
             raise OptionError(f"max_length: 2 to {n_ctx} tokens expected, found {max_length}")
         self._max_length = n_ctx if max_length is None else max_length
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: Any = None) -> A2sfLM:
+        """As the harness's, which calls one of the two."""
+        parse = require("lm_eval.utils", "lm-eval", "lm-eval").simple_parse_args_string
+        return cls.create_from_arg_obj(parse(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: Any = None) -> A2sfLM:
+        """As the harness's; an unknown argument is an OptionError that lists the known ones."""
+        known = list(inspect.signature(cls.__init__).parameters)[1:]
+        for name in arg_dict:
+            if name not in known:
+                raise OptionError(f"model_args: of {', '.join(known)} expected, found {name}")
+        made: A2sfLM = super().create_from_arg_obj(arg_dict, additional_config)
+        return made
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
         """Score continuations.
@@ -325,7 +343,12 @@ def _check_batch(batch_size: int | str, max_batch_size: int | None) -> None:
 
 def main() -> None:
     """Run the harness's command with the model `a2sf` known to it."""
-    require("lm_eval.__main__", "lm-eval", "lm-eval").cli_evaluate()
+    command = require("lm_eval.__main__", "lm-eval", "lm-eval").cli_evaluate
+    try:
+        command()
+    except Error as error:
+        print(f"a2sf-lm-eval: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, OptionError) else 1)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import html.parser
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from a2sf.eval.__main__ import main
+from a2sf.eval._groups import counted
 
 TEXT = "Nora keeps the stone letter in the white sack. " * 30
 
@@ -63,6 +67,21 @@ def test_the_page_has_every_table_and_picture_and_fetches_nothing(results, tmp_p
     rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
     assert rows[0]["model"]["sha256"] in content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html"]
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback(results):
+    command = [sys.executable, "-m", "a2sf.eval", "report", str(results), "-o", "-"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=120
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_one_is_counted_as_one():
+    assert (counted(1, "window"), counted(2, "window")) == ("1 window", "2 windows")
 
 
 def test_markdown_has_the_same_tables(results, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -138,6 +139,28 @@ def test_the_harness_command_knows_the_model(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     (written,) = (tmp_path / "out").rglob("*.json")
     assert "acc_norm,none" in json.loads(written.read_text())["results"]["a2sf_choice"]
+
+
+@pytest.mark.usefixtures("harness")
+@pytest.mark.parametrize(
+    ("given", "message", "status"),
+    [
+        ("modle=x", "model_args: of model, policy, .* expected, found modle", 2),
+        ("policy=h3o", "policy: one of", 2),
+        ("model=missing.gguf", "missing.gguf: cannot open", 1),
+    ],
+)
+def test_errors_of_the_command_are_one_line(folder, given, message, status):
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "a2sf.lm_eval", "run", "--model", "a2sf", "--model_args", given,
+            "--tasks", "a2sf_choice", "--include_path", str(folder),
+        ],
+        capture_output=True, text=True, timeout=300, env={**os.environ, **OFFLINE}, check=False,
+    )  # fmt: skip
+    assert done.returncode == status
+    assert re.search(f"^a2sf-lm-eval: {message}", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.usefixtures("harness")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -44,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return the exit status."""
     given = make_parser().parse_args(arguments)
     try:
-        return int(given.run(given)) if hasattr(given, "run") else _measure(given.kind, given)
+        status = int(given.run(given)) if hasattr(given, "run") else _measure(given.kind, given)
+        sys.stdout.flush()
+        return status
     except _core.OptionError as error:
         print(f"a2sf-eval: {error}\nTry 'a2sf-eval {given.command} --help'.", file=sys.stderr)
         return 2
@@ -54,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("a2sf-eval: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the tables has seen enough; the results are in their file. Nothing may be
+        # written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _measure(kind: Kind, given: argparse.Namespace) -> int:

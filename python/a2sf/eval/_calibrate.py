@@ -25,6 +25,7 @@ from ._arguments import (
     numbers,
     open_engine,
 )
+from ._groups import counted
 from ._jobs import Job, Json
 from ._perplexity import Perplexity
 from ._results import Results, Row
@@ -128,8 +129,8 @@ def run(given: argparse.Namespace) -> int:
     saved = [a - b for a, b in zip(before, after, strict=True)]
     mean, low, high = bootstrap_mean(saved)
     text = (
-        f"Held-out text, {len(held_out)} windows of {given.ctx} tokens, budget {given.budget}, "
-        "evicted token by token: "
+        f"Held-out text, {counted(len(held_out), 'window')} of {given.ctx} tokens, "
+        f"budget {given.budget}, evicted token by token: "
         f"{np.mean(before):.4f} nats per token lost to the full cache with the policy's own "
         f"options, {np.mean(after):.4f} with these; {mean:.4f} saved "
         f"[95 % interval {low:.4f} to {high:.4f}]"

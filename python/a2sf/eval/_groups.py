@@ -149,6 +149,11 @@ def partly(n: int, of: int, what: str) -> str:
     return f" ({n} of {of} {what})" if n < of else ""
 
 
+def counted(n: int, what: str) -> str:
+    """Return "1 window", "2 windows"."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def _said(name: str, value: Json, names: dict[str, str]) -> str:
     if value is None:
         return f"no {name}"

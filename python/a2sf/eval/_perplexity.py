@@ -20,7 +20,7 @@ from ._arguments import (
     budgets_of,
     evictions,
 )
-from ._groups import grouped_lines, partly
+from ._groups import counted, grouped_lines, partly
 from ._jobs import Job, Json, eviction_from
 from ._kinds import Table
 from ._results import Row
@@ -144,7 +144,7 @@ def _scale(rows: Iterable[Row]) -> str:
     windows = {_window(row): row["result"] for row in rows}
     n = sum(result["n"] for result in windows.values())
     full = sum(result["n"] * result["nll_full"] for result in windows.values()) / n
-    return f"{n} tokens in {len(windows)} windows, {full:.3f} with the full cache"
+    return f"{n} tokens in {counted(len(windows), 'window')}, {full:.3f} with the full cache"
 
 
 @lru_cache(maxsize=64)
