@@ -88,7 +88,7 @@ void CudaBackend::put(void *device, const void *host, size_t n_bytes) {
 size_t CudaBackend::scratch_bytes() const {
     size_t total = queue_.n_bytes();
     for (const auto *memory : {&rows_, &quantized_, &scales_, &bfloats_, &hidden_, &attention_,
-                               &victims_, &parts_, &found_}) {
+                               &victims_, &key_sums_, &parts_, &found_}) {
         if (*memory) total += (*memory)->n_bytes();
     }
     return total;
@@ -237,6 +237,9 @@ CudaEviction CudaBackend::eviction_of(const VictimsArgs &args, size_t longest) {
     }
     const size_t n_bytes = cuda_victims_workspace(job.n_slots, n_heads, longest);
     job.workspace = reserve<std::byte>(victims_, n_bytes);
+    if (args.guarded || args.config->policy->ranking() == Ranking::Similarity) {
+        job.key_sums = reserve<float>(key_sums_, cuda_similarity_workspace(args.slots, longest));
+    }
     return job;
 }
 
@@ -296,9 +299,14 @@ void CudaBackend::close_kept(const VictimsArgs &args, const uint32_t *n_holes) {
 }
 
 void CudaBackend::key_similarity(const KvSlots &slots, const uint32_t *live, float *similarity) {
-    const size_t *first = stage_first(slots);
-    const uint32_t *lengths = queue_.copy(std::span(live, slots.n_kv_heads));
-    cuda_key_similarity(queue_, slots, first, lengths, similarity);
+    CudaKeys keys;
+    keys.longest = *std::max_element(live, live + slots.n_kv_heads);
+    if (keys.longest == 0) return;
+    keys.first = stage_first(slots);
+    keys.live = queue_.copy(std::span(live, slots.n_kv_heads));
+    keys.workspace = reserve<float>(key_sums_, cuda_similarity_workspace(slots, keys.longest));
+    keys.similarity = similarity;
+    cuda_key_similarity(queue_, slots, keys);
 }
 
 Likeliest CudaBackend::likeliest(Matrix<const float> logits, float scale) {

@@ -85,6 +85,7 @@ class CudaBackend final : public Backend {
     std::unique_ptr<GpuMemory> attention_;                            // CudaAttention::workspace
     std::unique_ptr<SharedMemory> lowest_;                            // [n_kv_heads]
     std::unique_ptr<GpuMemory> victims_;                              // CudaVictims
+    std::unique_ptr<GpuMemory> key_sums_;                             // CudaKeys::workspace
     std::unique_ptr<GpuMemory> parts_;                                // of likeliest()
     std::unique_ptr<GpuMemory> found_;                                // Likeliest
     std::unique_ptr<SharedMemory> told_;                              // its copy

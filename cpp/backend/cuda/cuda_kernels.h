@@ -116,6 +116,7 @@ struct CudaEviction {
     size_t most_victims = 0;  // 0: nothing is to move
     size_t n_slots = 0;       // of all heads, from the first one's on
     void *workspace = nullptr;
+    float *key_sums = nullptr;  // of cuda_similarity_workspace() floats, where keys are compared
 };
 size_t cuda_victims_workspace(size_t n_slots, size_t n_heads, size_t longest);  // bytes
 CudaVictims cuda_victims(CudaQueue &queue, const CudaEviction &eviction);
@@ -139,8 +140,16 @@ void cuda_move(CudaQueue &queue, const VictimsArgs &args, const CudaMoves &moves
 void cuda_take_holes(CudaQueue &queue, size_t n_kv_heads, const KeptSlots &kept,
                      const uint32_t *gone);
 
-void cuda_key_similarity(CudaQueue &queue, const KvSlots &slots, const size_t *first,
-                         const uint32_t *live, float *similarity);
+// Backend::key_similarity.
+struct CudaKeys {
+    const size_t *first = nullptr;   // [n_kv_heads]
+    const uint32_t *live = nullptr;  // [n_kv_heads]
+    size_t longest = 0;              // of the heads, not 0
+    float *workspace = nullptr;      // of cuda_similarity_workspace() floats
+    float *similarity = nullptr;     // by head, by slot
+};
+size_t cuda_similarity_workspace(const KvSlots &slots, size_t longest);
+void cuda_key_similarity(CudaQueue &queue, const KvSlots &slots, const CudaKeys &keys);
 
 // Backend::likeliest. workspace: so many bytes; result: the device's.
 size_t cuda_likeliest_workspace(size_t n);

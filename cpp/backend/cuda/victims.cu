@@ -393,8 +393,10 @@ CudaVictims cuda_victims(CudaQueue &queue, const CudaEviction &eviction) {
     const Ranking ranking = config.policy->ranking();
     CudaVictims found = victims_in(eviction.workspace, eviction.n_slots,
                                    heads.n_heads * n_blocks(eviction.longest, kThreads));
-    if (args.guarded || ranking == Ranking::Similarity) {
-        cuda_key_similarity(queue, args.slots, heads.first, heads.live, found.similarity);
+    if (eviction.key_sums != nullptr) {
+        cuda_key_similarity(
+            queue, args.slots,
+            {heads.first, heads.live, eviction.longest, eviction.key_sums, found.similarity});
     }
     const int32_t reach = static_cast<int32_t>(std::min<size_t>(config.pooling / 2, INT32_MAX));
     const bool by_two = ranking == Ranking::TwoScores;

@@ -171,22 +171,25 @@ TEST_CASE("cuda attention: heads with room of their own") {
 }
 
 TEST_CASE("cuda key_similarity: cosine with the mean key, 0 where there is no length") {
-    for (const KvType type : kKvTypes) {
-        Rng rng(15);
-        Call call(rng, {type, 3, 1, 64, 1, 41, 0, 0});
-        const size_t row_bytes = kv_row_bytes(type, 64);
-        std::fill_n(call.k_bytes.begin() + 2 * row_bytes, row_bytes, uint8_t{0});
-        call.live[2] = 0;
-        std::vector<float> expected(3 * call.capacity, -5.0f);
-        CpuBackend cpu(kernels_for("scalar"), 1);
-        KvSlots slots = call.args().slots;
-        cpu.key_similarity(slots, call.live.data(), expected.data());
-        CudaBackend cuda(1);
-        OnDevice k(cuda, call.k_bytes);
-        Shared found(cuda, std::vector<float>(3 * call.capacity, -5.0f));
-        slots.k = k.data();
-        cuda.key_similarity(slots, call.live.data(), found.data());
-        cuda.wait();
-        CHECK(largest_difference(found.values(), expected) <= 2e-6);
+    // In one part of slots, and in several.
+    for (const size_t n : {41, 300}) {
+        for (const KvType type : kKvTypes) {
+            Rng rng(15);
+            Call call(rng, {type, 3, 1, 64, 1, n, 0, 0});
+            const size_t row_bytes = kv_row_bytes(type, 64);
+            std::fill_n(call.k_bytes.begin() + 2 * row_bytes, row_bytes, uint8_t{0});
+            call.live[2] = 0;
+            std::vector<float> expected(3 * call.capacity, -5.0f);
+            CpuBackend cpu(kernels_for("scalar"), 1);
+            KvSlots slots = call.args().slots;
+            cpu.key_similarity(slots, call.live.data(), expected.data());
+            CudaBackend cuda(1);
+            OnDevice k(cuda, call.k_bytes);
+            Shared found(cuda, std::vector<float>(3 * call.capacity, -5.0f));
+            slots.k = k.data();
+            cuda.key_similarity(slots, call.live.data(), found.data());
+            cuda.wait();
+            CHECK(largest_difference(found.values(), expected) <= 2e-6);
+        }
     }
 }
