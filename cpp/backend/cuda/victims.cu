@@ -49,25 +49,25 @@ A2SF_INLINE bool is_idle(const VictimsJob &job, unsigned head) {
     return job.ranking != Ranking::TwoScores && n_victims(job.heads, head) == 0;
 }
 
-// How many of from[0, n) `counts` is true for. All threads of the block call it.
-template <typename T, typename Counts>
-A2SF_INLINE size_t count_all(const T *from, size_t n, const Counts &counts) {
+// visit(from[i], i) for every i < n. All threads of the block call it.
+template <typename T, typename Visit>
+A2SF_INLINE void visit_all(const T *from, size_t n, const Visit &visit) {
     __shared__ T tile[kThreads];
-    size_t total = 0;
     for (size_t first = 0; first < n; first += kThreads) {
         __syncthreads();  // the last tile has been read
         if (first + threadIdx.x < n) tile[threadIdx.x] = from[first + threadIdx.x];
         __syncthreads();
-        const size_t here = n - first < kThreads ? n - first : kThreads;
-        for (size_t i = 0; i < here; ++i) total += counts(tile[i], first + i) ? 1 : 0;
+        const unsigned here = n - first < kThreads ? (unsigned)(n - first) : kThreads;
+        for (unsigned i = 0; i < here; ++i) visit(tile[i], first + i);
     }
-    return total;
 }
 
 // The tokens of a head that are older than that of a slot.
 A2SF_INLINE size_t count_older(const int32_t *of_slot, size_t live, size_t slot) {
     const int32_t own = slot < live ? of_slot[slot] : 0;
-    return count_all(of_slot, live, [own](int32_t pos, size_t) { return pos < own; });
+    unsigned older = 0;
+    visit_all(of_slot, live, [&](int32_t pos, size_t) { older += pos < own ? 1 : 0; });
+    return older;
 }
 
 __global__ void __launch_bounds__(kThreads) order_by_age(VictimsJob job) {
@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(kThreads) rank_slots(VictimsJob job) {
     if (i >= job.heads.live[head] || n_victims(job.heads, head) == 0) return;
     const size_t slot = job.found.aged == nullptr ? i : job.found.aged[row + i];
     const int32_t pos = job.pos[row + slot];
-    uint64_t key = kStays, guard_key = 0;
+    uint64_t key = kStays, guard_key = 0;  // no key of a candidate
     if (may_leave(job, head, pos)) {
         const bool by_two = job.ranking == Ranking::TwoScores;
         float rank = by_two ? rank_by_two(job, head, slot, pos) : rank_of(job, head, slot);
@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(kThreads) rank_slots(VictimsJob job) {
                 total += value_of(job, head, other, job.similarity);
                 ++n;
             });
-            guard_key = victim_key(-total / (float)n, (uint32_t)pos);
+            guard_key = victim_key(-total / (float)n, (uint32_t)pos + 1);
         }
     }
     job.found.key[row + slot] = key;
@@ -240,10 +240,11 @@ __global__ void __launch_bounds__(kThreads) apply_guard(VictimsJob job) {
     const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x, n = n_victims(job.heads, head);
     if (size_t{blockIdx.x} * kThreads >= live || n == 0) return;
     const uint64_t own = slot < live ? job.found.guard_key[row + slot] : 0;
-    const size_t higher = count_all(job.found.guard_key + row, live,
-                                    [own](uint64_t key, size_t) { return key > own; });
-    const size_t candidates =
-        count_all(job.found.key + row, live, [](uint64_t key, size_t) { return key != kStays; });
+    unsigned higher = 0, candidates = 0;
+    visit_all(job.found.guard_key + row, live, [&](uint64_t key, size_t) {
+        higher += key > own ? 1 : 0;
+        candidates += key != 0 ? 1 : 0;
+    });
     if (slot >= live) return;
     const uint64_t key = job.found.key[row + slot];
     const bool guarded = key != kStays && higher < share_of(job.guard, candidates - n);
@@ -258,7 +259,8 @@ __global__ void __launch_bounds__(kThreads) choose(VictimsJob job) {
     if (size_t{blockIdx.x} * kThreads >= live || n == 0) return;
     const uint64_t *keys = (job.guard > 0 ? job.found.final_key : job.found.key) + row;
     const uint64_t own = slot < live ? keys[slot] : kStays;
-    const size_t lower = count_all(keys, live, [own](uint64_t key, size_t) { return key < own; });
+    unsigned lower = 0;
+    visit_all(keys, live, [&](uint64_t key, size_t) { lower += key < own ? 1 : 0; });
     if (slot < live) job.found.gone[row + slot] = own != kStays && lower < n ? 1 : 0;
 }
 
@@ -272,10 +274,11 @@ __global__ void __launch_bounds__(kThreads) pair_moves(VictimsJob job) {
     const uint32_t *gone = job.found.gone + row;
     const bool moves = slot >= left;
     // Of a hole: those below it. Of a slot that is given up: the tokens above it.
-    const size_t before = count_all(gone, live, [=](uint32_t is_gone, size_t at) {
-        return moves ? at > slot && is_gone == 0 : at < slot && is_gone != 0;
+    unsigned before = 0;
+    visit_all(gone, live, [&](uint32_t is_gone, size_t at) {
+        before += (moves ? at > slot && is_gone == 0 : at < slot && is_gone != 0) ? 1 : 0;
     });
-    if (slot == left) job.found.n_moves[head] = (uint32_t)(before + (gone[slot] == 0 ? 1 : 0));
+    if (slot == left) job.found.n_moves[head] = before + (gone[slot] == 0 ? 1 : 0);
     if (slot >= live) return;
     if (moves && gone[slot] == 0) job.found.from[row + before] = (uint32_t)slot;
     if (!moves && gone[slot] != 0) job.found.to[row + before] = (uint32_t)slot;
