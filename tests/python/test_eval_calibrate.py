@@ -66,8 +66,8 @@ def test_shares_follow_need_within_bounds_and_have_mean_one():
 def test_what_is_found_loses_less_on_text_it_has_not_seen(text, tmp_path, capsys):
     written = tmp_path / "found.eviction"
     command = ["calibrate", "-q", "-f", str(text), "-o", str(tmp_path / "out.jsonl"), "--ctx",
-               "150", "--skip", "40", "--windows", "6", "--budget", "24", "--write", str(written),
-               "--policy", "h2o", "--factors", "0.97,0.99", "--recents", "10%"]  # fmt: skip
+               "320", "--skip", "40", "--windows", "6", "--budget", "24", "--write", str(written),
+               "--policy", "tova", "--factors", "0.97", "--recents", "10%,25%"]  # fmt: skip
     assert main(command) == 0
     printed = capsys.readouterr().out
     found = re.search(r"budget 24, evicted token by token: (\S+) nats .* (\S+) with these", printed)
@@ -85,10 +85,22 @@ def test_what_is_found_loses_less_on_text_it_has_not_seen(text, tmp_path, capsys
     assert "Held-out text" in written.read_text(encoding="utf-8")
     # The file is one of a sweep's evictions.
     command = ["perplexity", "-q", "-f", str(text), "-o", str(tmp_path / "more.jsonl"), "--ctx",
-               "200", "--skip", "60", "--windows", "2", "--policy", "h2o", "--budget", "32,64",
+               "200", "--skip", "60", "--windows", "2", "--policy", "tova", "--budget", "32,64",
                "--eviction-file", str(written)]  # fmt: skip
     assert main(command) == 0
     assert "allocation=" in capsys.readouterr().out
+
+
+def test_what_may_be_chance_is_not_written(text, tmp_path, capsys):
+    written = tmp_path / "found.eviction"
+    command = ["calibrate", "-q", "-f", str(text), "-o", str(tmp_path / "out.jsonl"), "--ctx",
+               "150", "--skip", "40", "--windows", "6", "--budget", "24", "--write", str(written),
+               "--policy", "h2o", "--factors", "0.97,0.99", "--recents", "10%"]  # fmt: skip
+    assert main(command) == 1
+    printed = capsys.readouterr().out
+    assert " saved [95 % interval -" in printed
+    assert "Nothing is written: that may be chance; more --windows tell." in printed
+    assert not written.exists()
 
 
 def test_a_calibration_without_text_to_prove_it_is_refused(text, tmp_path, capsys):
@@ -117,7 +129,8 @@ def calibrate(text, tmp_path, *more):
             ["--policy", "streaming", "--recents", "10%"],
             "recents: none expected for policy streaming",
         ),
-        (["--policy", "streaming", "--no-allocation"], "policy: one with options to try"),
+        (["--policy", "snapkv", "--factors", "0.9"], "factors: none expected for policy snapkv"),
+        (["--sinks-tried", "4,x"], "sinks-tried: numbers with commas expected"),
         (["--policy", "dance"], "policy: one of"),
         (["--factors", "0.9,many"], "factors: numbers"),
         (["--factors", "0.9,1.5"], "forgetting_factor: a number from 0 to 1"),

@@ -111,6 +111,11 @@ def budget_of(text: str, what: str = "budget") -> int | str:
     return text if text.endswith("%") else numbers(text, what)[0]
 
 
+def tokens_of(budget: int | str, n: int) -> int:
+    """Return the tokens of a budget that is a number, or a share of n tokens."""
+    return budget if isinstance(budget, int) else int(float(budget.removesuffix("%")) * n / 100)
+
+
 def evictions(arguments: argparse.Namespace) -> list[dict[str, Json]]:
     """Cross the grid.
 

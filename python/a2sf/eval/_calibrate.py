@@ -24,6 +24,7 @@ from ._arguments import (
     model_path,
     numbers,
     open_engine,
+    tokens_of,
 )
 from ._groups import counted
 from ._jobs import Job, Json
@@ -38,6 +39,7 @@ NAME = "calibrate"
 SUMMARY = "find the options that lose least on a text, and write an eviction file"
 FACTORS = "0.97,0.99,0.995,0.999"
 RECENTS = "10%,25%,40%"
+SINKS = "0,4,8"
 POWERS = (0.0, 0.25, 0.35, 0.5)
 LEAST_SHARE, MOST_SHARE = 0.3, 4.0
 
@@ -48,10 +50,11 @@ def add_command(commands: Any) -> None:
         NAME,
         allow_abbrev=False,
         help=SUMMARY,
-        description=f"{SUMMARY}. Measures how much each KV head needs its tokens, divides the "
-        "budget accordingly, then tries forgetting factors and protections one after the other. "
-        "The last third of the windows decides nothing: it shows what the result is worth, and if "
-        "nothing is gained there no file is written and the exit status is 1.",
+        description=f"{SUMMARY}. Measures how much each KV head needs its tokens and divides the "
+        "budget accordingly, if that loses less than the policy's own division; then tries "
+        "forgetting factors and protections one after the other. The last third of the windows "
+        "decides nothing: it shows what the result is worth, and unless the whole interval is a "
+        "gain there no file is written and the exit status is 1.",
     )
     add_run_arguments(command)
     add_text_arguments(command, windows=6)
@@ -62,6 +65,8 @@ def add_command(commands: Any) -> None:
         "has one)")  # fmt: skip
     add("--recents", metavar="LIST", help=f"protected newest tokens to try ({RECENTS} if the "
         "policy has them)".replace("%", "%%"))  # fmt: skip
+    add("--sinks-tried", metavar="LIST", help=f"protected first tokens to try ({SINKS} if the "
+        "policy has them)")  # fmt: skip
     add("--no-allocation", action="store_true", help="all heads keep the same budget")
     add("--write", default="calibrated.eviction", metavar="FILE",
         help="where the result goes (%(default)s)")  # fmt: skip
@@ -135,8 +140,13 @@ def run(given: argparse.Namespace) -> int:
         f"options, {np.mean(after):.4f} with these; {mean:.4f} saved "
         f"[95 % interval {low:.4f} to {high:.4f}]"
     )
-    if mean <= 0:
-        print(f"{text}\nNothing is written: the policy's own options lose no more.")
+    if low <= 0:
+        why = (
+            "the policy's own options lose no more"
+            if mean <= 0
+            else "that may be chance; more --windows tell"
+        )
+        print(f"{text}\nNothing is written: {why}.")
         return 1
     note = f"{open_engine(given).info.name or Path(model_path(given)).name}\n{text}"
     Eviction(**chosen).save(given.write, note=note)
@@ -158,13 +168,16 @@ def _steps(given: argparse.Namespace, plain: dict[str, Json]) -> dict[str, list[
     Eviction(**plain)
     factors = items(FACTORS if given.factors is None else given.factors, "factors")
     recents = items(RECENTS if given.recents is None else given.recents, "recents")
+    sinks = SINKS if given.sinks_tried is None else given.sinks_tried
     steps: dict[str, list[Json]] = {
         "forgetting_factor": [numbers(text, "factors", float)[0] for text in factors],
         "recent": [budget_of(text, "recents") for text in recents],
+        "sinks": list(numbers(sinks, "sinks-tried")),
     }
     for option, name, asked in (
         ("factors", "forgetting_factor", given.factors),
         ("recents", "recent", given.recents),
+        ("sinks-tried", "sinks", given.sinks_tried),
     ):
         if not has_option(given.policy, name, steps[name][0]):
             if asked is not None:
@@ -197,9 +210,7 @@ def _try_to_write(path: str) -> None:
 def _need(search: Search, budget: int | str) -> NDArray[np.float64]:
     """How much each head needs its tokens, [n_layers, n_kv_heads]: see `Sensitivity`."""
     given = search.given
-    number = budget
-    if isinstance(number, str):
-        number = max(8, int(float(number.removesuffix("%")) * given.ctx / 100))
+    number = max(8, tokens_of(budget, given.ctx)) if isinstance(budget, str) else budget
     # Small chunks: what is short is to be short for most queries.
     jobs = [
         replace(job, engine={**job.engine, "batch": min(64, given.batch)})

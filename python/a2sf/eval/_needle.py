@@ -63,7 +63,8 @@ class Needle:
         """One for each prompt and eviction; the full cache is always among them."""
         path = arguments.questions or arguments.file
         if path is not None and not os.path.isfile(path):
-            raise OptionError(f"file: a text expected, found no file {path}")
+            what = "file: a text" if arguments.questions is None else "questions: JSON lines"
+            raise OptionError(f"{what} expected, found no file {path}")
         files = {} if path is None else {"text": os.path.abspath(path)}
         prompts: list[dict[str, Json]]
         if arguments.questions is not None:

@@ -14,7 +14,7 @@ from .._core import OptionError
 from .._engine import Engine
 from .._options import Eviction
 from . import _figures
-from ._arguments import open_engine
+from ._arguments import budget_of, open_engine, tokens_of
 from ._groups import grouped
 from ._jobs import Job, Json, eviction_from
 from ._kinds import Table
@@ -33,16 +33,17 @@ class Sensitivity:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add texts and the head's budget."""
         add_text_arguments(parser, windows=1, ctx=1024)
-        parser.add_argument("--budget", type=int, default=128, metavar="N",
-            help="tokens of the one head (%(default)s)")  # fmt: skip
+        parser.add_argument("--budget", default="128", metavar="N|R%",
+            help="tokens of the one head, or a share of --ctx (%(default)s)")  # fmt: skip
 
     def jobs(self, arguments: argparse.Namespace) -> list[Job]:
         """One for each window, layer and KV head."""
-        if not 8 <= arguments.budget < arguments.ctx:
+        budget = tokens_of(budget_of(arguments.budget), arguments.ctx)
+        if not 8 <= budget < arguments.ctx:
             raise OptionError(
                 f"budget: 8 to ctx - 1 = {arguments.ctx - 1} expected, found {arguments.budget}"
             )
-        return head_jobs(arguments, text_windows(arguments), arguments.budget)
+        return head_jobs(arguments, text_windows(arguments), budget)
 
     def run(self, engine: Engine, job: Job) -> dict[str, Json]:
         """Compare predictions with the full cache's.

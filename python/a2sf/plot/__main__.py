@@ -90,6 +90,8 @@ def _write(given: argparse.Namespace) -> None:
     options = _options(given)
     fix_budget(Eviction(**options), 1 << 20)  # bad options, before any work
     text = given.prompt if given.file is None else _read(given.file)
+    if not text:
+        raise OptionError("text: at least 1 token expected, found 0")
     engine = Engine(given.model, kv_type=given.kv_type, threads=given.threads)
     ids = engine.tokenize(text, special=given.file is None)[: given.ctx]
     if not ids:
