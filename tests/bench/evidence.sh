@@ -24,7 +24,7 @@ tail -c "$(third "$wiki")" "$wiki" | tail -n +2 >"$held_out"
 windows() { a2sf-eval perplexity -m "$model" --windows 3 --ctx 1536 "$@"; }
 perplexity() { windows -f "$held_out" -f "$shakespeare" -o "$out/perplexity.jsonl" "$@"; }
 details() { windows -f "$held_out" -f "$shakespeare" -o "$out/details.jsonl" "$@"; }
-needle() { a2sf-eval needle -m "$model" -o "$out/needle.jsonl" "$@"; }
+needle() { a2sf-eval needle -o "$out/needle.jsonl" -m "$@"; }
 recall() { a2sf-eval recall -o "$out/recall.jsonl" --budget 20% "$@"; }
 tasks() {
     a2sf-eval tasks -f "$out/questions.jsonl" -o "$out/tasks.jsonl" --protocol paper --budget 20% \
@@ -46,14 +46,19 @@ part_factors() {
     windows --windows 2 --ctx 6000 -f "$held_out" -f "$shakespeare" -o "$out/details.jsonl" \
         --budget 77,123,307,600 --policy a2sf \
         --forgetting-factor auto,0.95,0.97,0.98,0.99,0.995,0.998
+    for option in "--sinks 0" "--sinks 1" "--sinks 8" "--recent 10%" "--recent 40%" \
+        "--pooling 3" "--pooling 7"; do
+        # shellcheck disable=SC2086
+        details --budget 8%,20% --policy a2sf $option
+    done
 }
 part_needles() {
     for length in 1000 2000 4000 7000; do
-        needle --policy a2sf --length $length --depth 10,30,50,70,90 --budget 25% --trials 6
+        needle "$model" --policy a2sf --length $length --depth 10,30,50,70,90 --budget 25% --trials 6
     done
     for length in 1000 2000 4000 7000; do
-        needle --policy "$policies" --length $length --depth 10,30,50,70,90 --budget 25%
-        needle --policy "$policies" --length $length --depth 10,50,90 --budget 128,256,512
+        needle "$model" --policy "$policies" --length $length --depth 10,30,50,70,90 --budget 25%
+        needle "$model" --policy "$policies" --length $length --depth 10,50,90 --budget 128,256,512
     done
 }
 # Texts that had no part in choosing the default.
@@ -71,7 +76,7 @@ part_chunk() {
     details --prefill chunk --budget 77,123,307 --policy a2sf --forgetting-factor $factors
     a2sf-eval needle -m "$model" -o "$out/details.jsonl" --length 2000 --depth 10,30,50,70,90 \
         --trials 4 --budget 128,256,512 --policy a2sf --forgetting-factor $factors
-    details --prefill chunk --budget 123,307 --policy a2sf,h2o
+    details --prefill chunk --budget 123,307 --policy a2sf,h2o,streaming
     details --prefill chunk --budget 123,307 --policy a2sf --guard 0.25
 }
 part_recall() {
@@ -93,6 +98,11 @@ part_bundled() {
         recall -m "$bundled" -f "$root/models/demo.txt" -f "$shakespeare" $more
     done
     questions && tasks -m "$bundled"
+    python3 "$root/models/evaluate.py" -n 100 --questions "$out/recall-questions.jsonl"
+    for more in "--policy $policies" "--policy snapkv,h2o --allocation auto"; do
+        # shellcheck disable=SC2086
+        needle "$bundled" --questions "$out/recall-questions.jsonl" --budget 512,256,128,64 $more
+    done
 }
 # What calibrates lies in the first 60 % of the text (4 of 6 windows), what is measured behind it.
 part_calibrate() {

@@ -12,6 +12,7 @@ import sys
 import pytest
 from a2sf.eval.__main__ import main
 from a2sf.eval._groups import counted
+from a2sf.eval._statistics import bootstrap_saving
 
 TEXT = "Nora keeps the stone letter in the white sack. " * 30
 
@@ -288,3 +289,21 @@ def test_tasks_of_two_templates_say_which(tmp_path, capsys):
     assert main(["report", str(output), "-o", "-"]) == 0
     page = capsys.readouterr().out
     assert table_lines(page, "accuracy: items.jsonl, template {question}, 0-shot")
+
+
+def test_a_saving_is_a_share_of_the_same_tokens_loss():
+    other = [0.3, 0.1, 0.4, 0.2]
+    share, low, high = bootstrap_saving([value / 4 for value in other], other)
+    assert (share, low, high) == pytest.approx((0.75, 0.75, 0.75))
+    share, low, high = bootstrap_saving([0.1, 0.1, 0.1, 0.1], other)
+    assert share == pytest.approx(0.6)
+    assert low < share < high
+    assert bootstrap_saving([0.0, 0.0], [-0.1, 0.1]) is None
+
+
+def test_the_saving_of_a2sf_is_told_where_others_are(results, capsys):
+    assert main(["report", str(results), "-o", "-"]) == 0
+    printed = capsys.readouterr().out
+    table = printed[printed.index("what a2sf saves of the loss: <b>text & more.txt") :]
+    rows = [line.split("|")[1].strip() for line in table.split("\n\n")[1].split("\n")]
+    assert [rows[0], *rows[2:]] == ["policy", "streaming"]  # a2sf is not set against itself

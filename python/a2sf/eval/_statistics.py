@@ -48,6 +48,32 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0) -> tuple[float, fl
     return mean, float(interval.low), float(interval.high)
 
 
+def bootstrap_saving(
+    own: Sequence[float], other: Sequence[float], *, seed: int = 0
+) -> tuple[float, float, float] | None:
+    """Share of another's loss that is saved, 1 - mean(own) / mean(other), with its interval.
+
+    Parameters
+    ----------
+    own, other
+        Of the same units, one for one: resamples take both of a unit.
+
+    Returns
+    -------
+    share, low, high, or None
+        As `bootstrap_mean`; None where the other loses nothing, or might: there is no share then.
+    """
+    pair = np.asarray([own, other], dtype=np.float64)
+    if bootstrap_mean(other, seed=seed)[1] <= 0.0:
+        return None
+    rng = np.random.default_rng(seed)
+    n = pair.shape[1]
+    resampled = pair[:, rng.integers(0, n, (N_RESAMPLES, n))].mean(axis=2)
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(1 - resampled[0] / resampled[1], [tail, 100 - tail])
+    return 1 - float(pair[0].mean() / pair[1].mean()), float(low), float(high)
+
+
 def share_right(values: Sequence[float]) -> tuple[float, float, float]:
     """Share of ones among zeros and ones, with a confidence interval of 95 %.
 
