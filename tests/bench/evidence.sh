@@ -74,10 +74,14 @@ part_other() {
 part_chunk() {
     local factors=0.99,0.995,0.998,0.999,1
     details --prefill chunk --budget 77,123,307 --policy a2sf --forgetting-factor $factors
-    a2sf-eval needle -m "$model" -o "$out/details.jsonl" --length 2000 --depth 10,30,50,70,90 \
-        --trials 4 --budget 128,256,512 --policy a2sf --forgetting-factor $factors
+    local questions=(--length 2000 --depth 10,30,50,70,90 --trials 4 --budget 128,256,512)
+    a2sf-eval needle -m "$model" -o "$out/details.jsonl" "${questions[@]}" --policy a2sf \
+        --forgetting-factor $factors
+    a2sf-eval needle -m "$model" -o "$out/details.jsonl" "${questions[@]}" --policy a2sf --guard 0.4
     details --prefill chunk --budget 123,307 --policy a2sf,h2o,streaming
-    details --prefill chunk --budget 123,307 --policy a2sf --guard 0.25
+    for guard in 0.25 0.4; do
+        details --prefill chunk --budget 123,307 --policy a2sf --guard $guard
+    done
 }
 part_recall() {
     recall -m "$model" -f "$held_out" -f "$shakespeare" --policy "$policies"
