@@ -145,3 +145,15 @@ def test_an_answer_that_any_text_begins_with_is_refused(tmp_path, capsys, answer
         main(["needle", "-q", "--questions", str(path), "-o", str(output), "--budget", "64"]) == 2
     )
     assert '{"prompt": ..., "answer": ...} expected' in capsys.readouterr().err
+
+
+def test_a_policy_asked_less_than_others_is_set_beside_the_full_cache_of_the_same(tmp_path, capsys):
+    command = ["needle", "-q", "-o", str(tmp_path / "o.jsonl"), "--length", "300", "--budget", "64"]
+    assert main([*command, "--depth", "20,80", "--policy", "a2sf"]) == 0
+    assert main([*command, "--depth", "20", "--trials", "1", "--policy", "streaming"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "o.jsonl"), "-o", "-"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (asked_less,) = (line for line in lines if line.startswith("| streaming"))
+    assert "(1 of 4 prompts, full cache 0%)" in asked_less
+    assert not any("full cache" in line for line in lines if line.startswith("| a2sf"))

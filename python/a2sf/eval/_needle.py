@@ -131,16 +131,16 @@ class Needle:
             own = [row for line in lines.values() for row in line]
             budgets = [budget for budget in budgets_of(own) if budget != "-"]
             n_prompts = len({_prompt(row) for row in own})
-            full = _right(row for row in own if _is_full(row))
-            told = f"; with the full cache {_percent(full, n_prompts)}" if full else ""
+            full = {_prompt(row): row for row in own if _is_full(row)}
+            told = f"; with the full cache {_percent(_right(full.values()), n_prompts)}"
             table = Table(
                 title=f"answers right: {source}",
                 header=["policy", *budgets, "per length"],
-                note=f"Share of {n_prompts} prompts [95 % interval]{told}. "
+                note=f"Share of {n_prompts} prompts [95 % interval]{told if full else ''}. "
                 f"The last column is that of budget {(budgets or ['-'])[-1]}.",
             )
             for name, line in lines.items():
-                cells = [_percent(_right(_at_budget(line, b)), n_prompts) for b in budgets]
+                cells = [_cell(_at_budget(line, budget), n_prompts, full) for budget in budgets]
                 each = _at_budget(line, budgets[-1] if budgets else "-")
                 by_length = (
                     f"{length}: {np.mean(_right(r for r in each if _length(r) == length)):.0%}"
@@ -287,6 +287,15 @@ def _at(row: Row) -> tuple[int, float]:
 
 def _right(rows: Iterable[Row]) -> list[float]:
     return [float(row["result"]["right"]) for row in rows]
+
+
+def _cell(rows: Sequence[Row], n_prompts: int, full: dict[tuple[Json, ...], Row]) -> str:
+    """Of fewer prompts than others, with what the full cache finds of the same."""
+    text = _percent(_right(rows), n_prompts)
+    same = _right(full[_prompt(row)] for row in rows if _prompt(row) in full)
+    if len(rows) in (0, n_prompts) or len(same) < len(rows):
+        return text
+    return f"{text[:-1]}, full cache {np.mean(same):.0%})"
 
 
 def _percent(right: list[float], n_prompts: int) -> str:
