@@ -309,6 +309,9 @@ class Backend {
     // Whether the device can hand out slots and choose who leaves, so that decoding need not wait
     // for it: KvSlots::kept may then be given, and memory of the host is none of the device's.
     virtual bool keeps_slots() const { return false; }
+    // Whether the holes of many tokens are closed when those leave, so that the host knows where
+    // the next ones go, or not before the next ones come.
+    virtual bool closes_holes_at_once() const { return keeps_slots(); }
 
     // Stores rows i of k and v [m, n_kv_heads * head_dim] into slot[h * m + i] of head h. With
     // slots.kept m is 1, the slot is the kept one, and the token gets its position and a score of 0

@@ -11,6 +11,7 @@ namespace a2sf {
 Cache::Cache(Backend &backend, const CacheShape &shape)
     : backend_(backend),
       device_keeps_(backend.keeps_slots()),
+      closes_at_once_(backend.closes_holes_at_once()),
       shape_(shape),
       heads_(shape.n_layers * shape.n_kv_heads),
       head_budgets_(heads_.size()),
@@ -239,6 +240,7 @@ void Cache::evict(size_t layer) {
         const size_t most = budget(layer, head);
         n_evicted_ += std::max(live(layer, head), most) - most;
     }
+    const bool closes = most_over > 1 && closes_at_once_;
     backend_.each(n_heads, [&](size_t head) {
         const size_t n_live = live(layer, head), most = budget(layer, head);
         if (n_live <= most) return;
@@ -246,9 +248,9 @@ void Cache::evict(size_t layer) {
         select_victims(config_, n_recent(layer, head), views_[head].pos, {rank.row(head), n_live},
                        victims, {keys_.data() + head * capacity_, capacity_});
         remove(layer, head, victims);
-        if (most_over > 1) close_holes(layer, head);
+        if (closes) close_holes(layer, head);
     });
-    for (size_t head = 0; head < n_heads && most_over > 1; ++head) publish(layer, head, 0);
+    for (size_t head = 0; head < n_heads && closes; ++head) publish(layer, head, 0);
 }
 
 void Cache::guard(size_t layer, Matrix<float> rank) {

@@ -44,7 +44,7 @@ struct SlotBytes {
 
 // Slots [0, live) of a head are in use while attention runs. A token that leaves alone leaves a
 // hole, which the next one fills in place, so that steady decoding never moves anything; where more
-// leave, the highest slots move down into the holes.
+// leave, the highest slots move down into the holes that the next tokens do not fill.
 //
 // Where the device keeps slots (Backend::keeps_slots), it also stores, chooses and evicts: the host
 // counts, and asks where tokens are only when it must know
@@ -192,7 +192,8 @@ class Cache {
     }
 
     Backend &backend_;
-    const bool device_keeps_;  // Backend::keeps_slots
+    const bool device_keeps_;    // Backend::keeps_slots
+    const bool closes_at_once_;  // Backend::closes_holes_at_once
     CacheShape shape_;
     EvictionConfig config_;
     size_t capacity_ = 0;  // the most slots of any head

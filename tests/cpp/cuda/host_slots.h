@@ -27,6 +27,7 @@ class HostSlots final : public Backend {
         gpu_.copy_to_device(device, host, n_bytes);
     }
     size_t scratch_bytes() const override { return gpu_.scratch_bytes(); }
+    bool closes_holes_at_once() const override { return true; }
     void wait() override { gpu_.wait(); }
     void embed(const Weight &table, std::span<const int32_t> ids, float scale,
                Matrix<float> out) override {
