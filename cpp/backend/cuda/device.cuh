@@ -1,9 +1,9 @@
 // What kernels are written in: the words of CUDA, the weight formats for the device, sums over
-// warps and blocks, one product of tensor cores, and how a kernel is launched. Included by .cu
-// files before anything else.
+// warps and blocks, and how a kernel is launched. Included by .cu files before anything else.
 //
 // A .cu file is compiled by nvcc, or as C++ against tests/cpp/cuda_emulator, whose cuda_runtime.h
-// gives the same words a meaning on the processor. What differs between the two is in this file.
+// gives the same words a meaning on the processor. What differs between the two is in this file and
+// in tensor.cuh.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -136,24 +136,6 @@ A2SF_INLINE uint16_t float_to_bfloat(float value) {
     const uint32_t bits = float_to_bits(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
-// c += a * b on tensor cores: a [16, 16] and b [16, 8] of bfloat16, c [16, 8] of float, a warp
-// together. With g = lane / 4 and t = lane % 4, a lane holds pairs of neighbours along the sum
-// (PTX ISA, mma.m16n8k16):
-//   a: row g from 2t on, row g + 8 from 2t on, row g from 2t + 8 on, row g + 8 from 2t + 8 on
-//   b: column g from 2t on, column g from 2t + 8 on
-//   c: row g, columns 2t and 2t + 1, then row g + 8, the same columns
-A2SF_INLINE void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-#ifdef __CUDACC__
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    cuda_emulator::multiply_tiles(c, a, b);
-#endif
 }
 
 }  // namespace a2sf

@@ -2,6 +2,7 @@
 // bfloat16 and multiplied by tensor cores, as on a CPU that has tiles; F32 weights stay floats, so
 // that what is exact on the CPU is here.
 #include "backend/cuda/groups.cuh"
+#include "backend/cuda/tensor.cuh"
 
 #include "backend/cuda/cuda_kernels.h"
 
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(kTensorThreads) matmul_tensor(MatmulArgs args)
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
 #pragma unroll
-                for (int j = 0; j < 4; ++j) multiply_tiles(c[i][j], a[i], b[j]);
+                for (int j = 0; j < 4; ++j) multiply_tiles<false>(c[i][j], a[i], b[j][0], b[j][1]);
             }
         }
     }

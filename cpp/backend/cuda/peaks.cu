@@ -1,5 +1,5 @@
 // Loops that do nothing but one kind of arithmetic, to measure what a device can do at most.
-#include "backend/cuda/device.cuh"
+#include "backend/cuda/tensor.cuh"
 
 #include "backend/cuda/cuda_kernels.h"
 
@@ -42,10 +42,15 @@ __global__ void __launch_bounds__(kThreads) floats_loop(LoopArgs args) {
 
 __global__ void __launch_bounds__(kThreads) tensor_loop(LoopArgs args) {
     float c[kChains][4] = {};
-    const uint32_t a[4] = {threadIdx.x, 0, 0, 0}, b[2] = {threadIdx.x, 0};
+    // Numbers from 1 to 2: zeros take less power, and so a higher clock.
+    uint32_t a[4], b[2];
+    for (uint32_t i = 0; i < 4; ++i)
+        a[i] = 0x3f803f80u | (threadIdx.x * (i + 5) & 0x7fu) * 0x10001u;
+    for (uint32_t i = 0; i < 2; ++i)
+        b[i] = 0x3f803f80u | (threadIdx.x * (i + 9) & 0x7fu) * 0x10001u;
     for (int round = 0; round < args.n_rounds; ++round) {
 #pragma unroll
-        for (int i = 0; i < kChains; ++i) multiply_tiles(c[i], a, b);
+        for (int i = 0; i < kChains; ++i) multiply_tiles<false>(c[i], a, b[0], b[1]);
     }
     float all = 0.0f;
     for (int i = 0; i < kChains; ++i) all += c[i][0];

@@ -140,7 +140,13 @@ void block_barrier();
 int block_or(int value);
 void warp_barrier();
 uint64_t exchange(uint64_t value, unsigned lane);  // what that lane of the warp has
-void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                    float (*to_float)(uint16_t));
+void load_matrices(const void *row, uint32_t (&to)[4], bool transposed);
+// Done when they are waited for and not before.
+void copy_beside(void *to, const void *from, uint32_t n_bytes);
+void end_copies();
+void wait_for_copies(size_t n_newest);
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
 cudaError_t enqueue_launch(cudaStream_t stream, std::function<void()> work);

@@ -1,5 +1,6 @@
 // A block's threads as fibers, its warps and barriers.
 #include <csetjmp>
+#include <deque>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -55,6 +56,14 @@ void switch_to(Context &from, Context &to) {
     setcontext(&to.context);
 }
 
+// One that is asked for and not done.
+struct Copy {
+    void *to;
+    const void *from;
+    uint32_t n_bytes;
+    size_t group;
+};
+
 struct Fiber {
     Context context;
     bool done = false;
@@ -62,6 +71,8 @@ struct Fiber {
     const Barrier *waits_at = nullptr;
     size_t waits_for = 0;
     size_t n_exchanges = 0;
+    std::deque<Copy> copies;
+    size_t n_groups = 0;  // that have ended
     void *stack = nullptr;
 
     Fiber() {
@@ -147,6 +158,8 @@ void begin_block(unsigned n_threads) {
         fiber.index = i;
         fiber.waits_at = nullptr;
         fiber.n_exchanges = 0;
+        fiber.copies.clear();
+        fiber.n_groups = 0;
     }
     // Not-a-number as floats, and no plausible integer.
     std::memset(shared_bytes, 0xff, sizeof shared_bytes);
@@ -195,38 +208,90 @@ void warp_barrier() {
     arrive(own_warp().barrier);
 }
 
-uint64_t exchange(uint64_t value, unsigned lane) {
+namespace {
+
+// What every lane of the warp gives, by lane.
+const uint64_t *publish(uint64_t value) {
     // Two arrays in turn: a lane that is ahead writes where nobody reads any more.
     Warp &warp = own_warp();
     uint64_t *values = warp.values[running->n_exchanges++ % 2];
     values[running->index % 32] = value;
     arrive(warp.barrier);
-    return values[lane];
+    return values;
 }
 
-void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    const auto as_float = [](uint32_t pair, unsigned i) {
-        const uint32_t bits = i == 0 ? pair << 16 : pair & 0xffff0000u;
-        float value;
-        std::memcpy(&value, &bits, sizeof value);
-        return value;
-    };
+// In shared memory, where such accesses must be aligned.
+void expect_aligned(const void *at) {
+    if (reinterpret_cast<uintptr_t>(at) % 16 != 0) {
+        throw std::logic_error("emulated kernel: a multiple of 16 bytes expected");
+    }
+}
+
+struct Fragments {
+    const uint32_t *a;
+    uint32_t b[2];
+};
+
+}  // namespace
+
+uint64_t exchange(uint64_t value, unsigned lane) {
+    return publish(value)[lane];
+}
+
+void multiply_tiles(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                    float (*to_float)(uint16_t)) {
+    const Fragments own = {a, {b0, b1}};
+    const uint64_t *all = publish(reinterpret_cast<uint64_t>(&own));
+    const auto of = [&](unsigned lane) { return reinterpret_cast<const Fragments *>(all[lane]); };
     const unsigned g = lane() / 4, t = lane() % 4;
-    uint32_t rows[2][8],
-        columns[2][8];  // pairs along the sum: of rows g and g + 8, and of 2t and 2t + 1
-    for (unsigned p = 0; p < 8; ++p) {
-        const unsigned part = p / 4, at = p % 4;
-        // A lane's own words are asked for by the lanes of its row or column alone, so all are
-        // sent.
+    float rows[2][16], columns[2][16];  // g and g + 8, 2t and 2t + 1
+    for (unsigned k = 0; k < 16; ++k) {
+        // Which lane holds it, and in which of its words.
+        const unsigned at = k % 8 / 2, part = k / 8, shift = k % 2 * 16;
         for (unsigned i = 0; i < 2; ++i) {
-            rows[i][p] = shuffle(a[2 * part + i], 4 * g + at);
-            columns[i][p] = shuffle(b[part], 4 * (2 * t + i) + at);
+            rows[i][k] = to_float(static_cast<uint16_t>(of(4 * g + at)->a[2 * part + i] >> shift));
+            columns[i][k] =
+                to_float(static_cast<uint16_t>(of(4 * (2 * t + i) + at)->b[part] >> shift));
         }
     }
     for (unsigned e = 0; e < 4; ++e) {
-        for (unsigned k = 0; k < 16; ++k) {
-            c[e] += as_float(rows[e / 2][k / 2], k % 2) * as_float(columns[e % 2][k / 2], k % 2);
+        for (unsigned k = 0; k < 16; ++k) c[e] += rows[e / 2][k] * columns[e % 2][k];
+    }
+    warp_barrier();  // what is published is read
+}
+
+void load_matrices(const void *row, uint32_t (&to)[4], bool transposed) {
+    expect_aligned(row);
+    const uint64_t *rows = publish(reinterpret_cast<uint64_t>(row));
+    const unsigned g = lane() / 4, t = lane() % 4;
+    for (unsigned i = 0; i < 4; ++i) {
+        uint16_t pair[2];
+        for (unsigned e = 0; e < 2; ++e) {
+            const unsigned of = transposed ? 2 * t + e : g, column = transposed ? g : 2 * t + e;
+            std::memcpy(&pair[e], reinterpret_cast<const uint16_t *>(rows[8 * i + of]) + column, 2);
         }
+        to[i] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
+    }
+    warp_barrier();  // what is loaded may be written again
+}
+
+void copy_beside(void *to, const void *from, uint32_t n_bytes) {
+    expect_aligned(to);
+    expect_aligned(from);
+    running->copies.push_back({to, from, n_bytes, running->n_groups});
+}
+
+void end_copies() {
+    ++running->n_groups;
+}
+
+void wait_for_copies(size_t n_newest) {
+    std::deque<Copy> &copies = running->copies;
+    for (; !copies.empty() && copies.front().group + n_newest < running->n_groups;
+         copies.pop_front()) {
+        const Copy &copy = copies.front();
+        std::memset(copy.to, 0, 16);
+        std::memcpy(copy.to, copy.from, copy.n_bytes);
     }
 }
 
