@@ -87,8 +87,8 @@ void CudaBackend::put(void *device, const void *host, size_t n_bytes) {
 // On the GPU, where the cache is too.
 size_t CudaBackend::scratch_bytes() const {
     size_t total = queue_.n_bytes();
-    for (const auto *memory : {&rows_, &quantized_, &scales_, &bfloats_, &hidden_, &attention_,
-                               &victims_, &key_sums_, &parts_, &found_}) {
+    for (const auto *memory : {&rows_, &quantized_, &scales_, &halves_, &half_sizes_, &bfloats_,
+                               &hidden_, &attention_, &victims_, &key_sums_, &parts_, &found_}) {
         if (*memory) total += (*memory)->n_bytes();
     }
     return total;
@@ -328,35 +328,47 @@ static bool is_batch(const Input &input) {
 }
 
 CudaForms CudaBackend::prepare(const Input &input, std::span<const Product> products, bool batch) {
-    bool floats = false, bytes = false, bfloats = false;
+    bool wanted[4] = {};
     for (const Product &product : products) {
-        const bool exact =
-            batch ? product.w->type->ggml_id == kGgmlF32 : product.w->type->group == 0;
-        (exact ? floats : batch ? bfloats : bytes) = true;
+        const CudaForm alone = product.w->type->group == 0 ? CudaForm::Floats : CudaForm::Bytes;
+        wanted[static_cast<int>(batch ? cuda_batch_form(*product.w) : alone)] = true;
     }
+    const auto wants = [&](CudaForm form) { return wanted[static_cast<int>(form)]; };
     const bool made = input.norm != nullptr || input.up.data != nullptr;
     const size_t m = input.x.rows, padded = padded_cols(input.x.cols);
     CudaForms forms;
-    if (floats && made) forms.rows = reserve<float>(rows_, m * input.x.cols);
-    if (bytes) {
+    if (wants(CudaForm::Floats) && made) forms.rows = reserve<float>(rows_, m * input.x.cols);
+    if (wants(CudaForm::Bytes)) {
         forms.q = reserve<int8_t>(quantized_, m * padded);
         forms.scale = reserve<float>(scales_, m * padded / 32);
     }
-    if (bfloats) forms.bfloat = reserve<uint16_t>(bfloats_, m * padded);
-    if (forms.rows != nullptr || bytes || bfloats) cuda_prepare(queue_, input, forms);
+    if (wants(CudaForm::Halves)) {
+        forms.half = reserve<uint16_t>(halves_, m * padded);
+        forms.half_size = reserve<float>(half_sizes_, m);
+    }
+    if (wants(CudaForm::Bfloats)) forms.bfloat = reserve<uint16_t>(bfloats_, m * padded);
+    if (forms != CudaForms{}) cuda_prepare(queue_, input, forms);
     return forms;
 }
 
 void CudaBackend::matmul(const Input &input, std::span<const Product> products) {
-    if (input.x.rows == 0 || products.empty()) return;
+    if (input.x.rows == 0) return;
     const bool batch = is_batch(input);
-    CudaProduct job;
+    CudaProducts job;
     job.forms = prepare(input, products, batch);
     job.x = job.forms.rows == nullptr
                 ? input.x
                 : Matrix<const float>(job.forms.rows, input.x.rows, input.x.cols);
-    for (const Product &product : products) {
-        job.product = &product;
+    while (!products.empty()) {
+        // Neighbours that can be one launch.
+        const Product &first = products.front();
+        size_t n = 1;
+        while (n < std::min(products.size(), kCudaMostProducts) &&
+               products[n].w->type == first.w->type && products[n].accumulate == first.accumulate) {
+            ++n;
+        }
+        job.products = products.first(n);
+        products = products.subspan(n);
         if (batch) {
             cuda_matmul(queue_, job);
         } else {

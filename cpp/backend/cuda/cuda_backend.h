@@ -80,17 +80,18 @@ class CudaBackend final : public Backend {
 
     CudaQueue queue_;
     ThreadPool pool_;
-    std::unique_ptr<GpuMemory> rows_, quantized_, scales_, bfloats_;  // CudaForms
-    std::unique_ptr<GpuMemory> hidden_;                               // [2, m, hidden_dim]
-    std::unique_ptr<GpuMemory> attention_;                            // CudaAttention::workspace
-    std::unique_ptr<SharedMemory> lowest_;                            // [n_kv_heads]
-    std::unique_ptr<GpuMemory> victims_;                              // CudaVictims
-    std::unique_ptr<GpuMemory> key_sums_;                             // CudaKeys::workspace
-    std::unique_ptr<GpuMemory> parts_;                                // of likeliest()
-    std::unique_ptr<GpuMemory> found_;                                // Likeliest
-    std::unique_ptr<SharedMemory> told_;                              // its copy
-    std::vector<size_t> first_;                                       // [n_kv_heads]
-    std::vector<int32_t> newest_;                                     // [n_kv_heads]
+    // CudaForms.
+    std::unique_ptr<GpuMemory> rows_, quantized_, scales_, halves_, half_sizes_, bfloats_;
+    std::unique_ptr<GpuMemory> hidden_;     // [2, m, hidden_dim]
+    std::unique_ptr<GpuMemory> attention_;  // CudaAttention::workspace
+    std::unique_ptr<SharedMemory> lowest_;  // [n_kv_heads]
+    std::unique_ptr<GpuMemory> victims_;    // CudaVictims
+    std::unique_ptr<GpuMemory> key_sums_;   // CudaKeys::workspace
+    std::unique_ptr<GpuMemory> parts_;      // of likeliest()
+    std::unique_ptr<GpuMemory> found_;      // Likeliest
+    std::unique_ptr<SharedMemory> told_;    // its copy
+    std::vector<size_t> first_;             // [n_kv_heads]
+    std::vector<int32_t> newest_;           // [n_kv_heads]
 };
 
 }  // namespace a2sf

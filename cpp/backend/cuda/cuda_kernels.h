@@ -4,6 +4,8 @@
 
 #include <cuda_runtime.h>
 
+#include <span>
+
 #include "backend/backend.h"
 #include "backend/cuda/cuda_queue.h"
 #include "evict/policy.h"
@@ -14,12 +16,17 @@ namespace a2sf {
 void cuda_embed(CudaQueue &queue, const Weight &table, const int32_t *ids, float scale,
                 Matrix<float> out);
 
-// The forms of an input that products read; null where none does. Rows of q and bfloat are
-// padded_cols(cols) long, padded with zeros; x[t, k] ~ scale[t, k / 32] * q[t, k].
+// The forms of an input that products read; null where none does. Rows of q, half and bfloat are
+// padded_cols(cols) long, padded with zeros; x[t, k] ~ scale[t, k / 32] * q[t, k] and ~
+// half_size[t]
+// * half[t, k].
+enum class CudaForm { Floats, Bytes, Halves, Bfloats };
 struct CudaForms {
     float *rows = nullptr;       // [m, cols]
     int8_t *q = nullptr;         // [m, padded]
     float *scale = nullptr;      // [m, padded / 32]
+    uint16_t *half = nullptr;    // [m, padded]
+    float *half_size = nullptr;  // [m], powers of two
     uint16_t *bfloat = nullptr;  // [m, padded]
     bool operator==(const CudaForms &) const = default;
 };
@@ -28,15 +35,18 @@ constexpr size_t padded_cols(size_t cols) {
 }
 void cuda_prepare(CudaQueue &queue, const Input &input, const CudaForms &forms);
 
-// One product. matvec: each row alone, of x for plain formats and of q and scale for the others.
-// matmul: rows together, of x for F32 and of bfloat for the others.
-struct CudaProduct {
-    const Product *product = nullptr;
+// Products of one input that are one launch: weights of one type, all sums or none. matvec: each
+// row alone, of x for plain formats and of q and scale for the others. matmul: rows together, of
+// what cuda_batch_form says.
+constexpr size_t kCudaMostProducts = 4;
+struct CudaProducts {
+    std::span<const Product> products;
     Matrix<const float> x;
     CudaForms forms;
 };
-void cuda_matvec(CudaQueue &queue, const CudaProduct &job);
-void cuda_matmul(CudaQueue &queue, const CudaProduct &job);
+CudaForm cuda_batch_form(const Weight &w);
+void cuda_matvec(CudaQueue &queue, const CudaProducts &job);
+void cuda_matmul(CudaQueue &queue, const CudaProducts &job);
 
 void cuda_rms_norm(CudaQueue &queue, Matrix<const float> x, size_t width, const float *weight,
                    float eps, Matrix<float> y, bool accumulate);
@@ -67,9 +77,6 @@ void cuda_attention(CudaQueue &queue, const CudaAttention &job);
 // What attention holds in shared memory and registers: elements of a head, query heads per KV head.
 constexpr size_t kCudaMostHeadDim = 256;
 constexpr size_t kCudaMostGroup = 28;
-
-// GGUF's number of F32, whose products are exact on every device.
-constexpr uint32_t kGgmlF32 = 0;
 
 // victim [n_kv_heads].
 void cuda_lowest(CudaQueue &queue, const LowestArgs &args, const size_t *first,

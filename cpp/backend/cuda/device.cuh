@@ -110,6 +110,16 @@ A2SF_INLINE float block_sum(float value, float *scratch) {
     return warp_sum(lane < blockDim.x / kWarp ? scratch[lane] : 0.0f);
 }
 
+// The same of the largest.
+A2SF_INLINE float block_max(float value, float *scratch) {
+    const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    value = warp_max(value);
+    __syncthreads();
+    if (lane == 0) scratch[warp] = value;
+    __syncthreads();
+    return warp_max(lane < blockDim.x / kWarp ? scratch[lane] : -INFINITY);
+}
+
 // 16 and 32 bits at p, which is a multiple of as many.
 A2SF_INLINE uint32_t aligned_u16(const uint8_t *p) {
     uint16_t value;
@@ -127,7 +137,7 @@ A2SF_INLINE uint32_t paired_u32(const uint8_t *p) {
 }
 
 // Whether p is a multiple of 16 bytes.
-A2SF_INLINE bool is_vector(const void *p) {
+__host__ __device__ inline bool is_vector(const void *p) {
     return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 

@@ -107,16 +107,12 @@ struct Groups<Q6_K> {
     }
 };
 
-// The weights of a group as floats. to [32].
+// Weight i of a group.
 template <typename F>
-A2SF_INLINE void decode_group(const uint8_t *block, int g, float *to) {
-    Group group;
-    Groups<F>::load(block, g, group);
-    for (int i = 0; i < 32; ++i) {
-        const int part = Groups<F>::kParts == 1 ? 0 : i / 16;
-        const float q = (float)(int8_t)(group.q[i / 4] >> 8 * (i % 4));
-        to[i] = group.scale[part] * q + (Groups<F>::kOffset ? group.offset[part] : 0.0f);
-    }
+A2SF_INLINE float group_value(const Group &group, int i) {
+    const int part = Groups<F>::kParts == 1 ? 0 : i / 16;
+    const float q = (float)(int8_t)(group.q[i / 4] >> 8 * (i % 4));
+    return group.scale[part] * q + (Groups<F>::kOffset ? group.offset[part] : 0.0f);
 }
 
 // Weights [32 g, 32 g + 32) of a row of `cols`, zeros behind its end. to [32].
@@ -129,7 +125,9 @@ A2SF_INLINE void decode_32(const uint8_t *row, size_t g, size_t cols, float *to)
         }
     } else {
         constexpr size_t kPerBlock = F::kBlock / 32;
-        decode_group<F>(row + g / kPerBlock * F::kBlockBytes, (int)(g % kPerBlock), to);
+        Group group;
+        Groups<F>::load(row + g / kPerBlock * F::kBlockBytes, (int)(g % kPerBlock), group);
+        for (int i = 0; i < 32; ++i) to[i] = group_value<F>(group, i);
     }
 }
 

@@ -1,140 +1,207 @@
-// Products of a batch: tiles of weight rows by tokens. Weights are decoded to shared memory as
-// bfloat16 and multiplied by tensor cores, as on a CPU that has tiles; F32 weights stay floats, so
-// that what is exact on the CPU is here.
-#include "backend/cuda/groups.cuh"
+// Products of a batch: tiles of weight rows by tokens, multiplied by tensor cores. Columns come to
+// shared memory 32 at a time, the next ones while the last are multiplied: activations and weights
+// of 16 bits as they are, other weights decoded on the way to halves, or to bfloat16 where a type
+// has its range. F32 weights stay floats, so that what is exact on the CPU is here.
+#include "backend/cuda/products.cuh"
 #include "backend/cuda/tensor.cuh"
-
-#include "backend/cuda/cuda_kernels.h"
 
 namespace a2sf {
 namespace {
 
-constexpr unsigned kTile = 64;  // weight rows and tokens of a block
-constexpr int kStep = 32;       // columns at a time
+// Which 16-bit numbers weights become: what they are, or what holds them best.
+template <typename F>
+constexpr bool kAsHalves = true;
+template <>
+constexpr bool kAsHalves<BF16> = false;
+template <>
+constexpr bool kAsHalves<MXFP4> = false;
 
-struct MatmulArgs {
-    const uint8_t *w;
-    size_t row_bytes, rows, cols;
-    size_t m;
-    const float *x;  // F32: rows x_stride apart
-    size_t x_stride;
-    const uint16_t *bfloat;  // the others: rows `padded` apart
-    size_t padded;
-    const float *bias;
-    float *y;
-    size_t y_stride;
-    bool accumulate;
-    bool operator==(const MatmulArgs &) const = default;
+constexpr unsigned kTensorThreads = 128;
+constexpr unsigned kTensorRows = 128;  // weight rows of a block
+constexpr int kStep = 32;              // columns at a time
+constexpr int kStages = 3;             // steps that shared memory holds
+constexpr int kWords = kStep / 8;      // 16-byte words of a row and step
+
+// Where word i of a row is: eight neighbouring rows' words i lie in different banks.
+A2SF_INLINE int word_at(int row, int i) {
+    return row * kWords + (i ^ (row >> 1 & (kWords - 1)));
+}
+
+// One step's columns.
+template <int kTokens>
+struct Stage {
+    uint4 w[kTensorRows * kWords];
+    uint4 x[kTokens * kWords];
 };
 
-A2SF_INLINE void put(const MatmulArgs &args, size_t row, size_t token, float sum) {
-    if (row >= args.rows || token >= args.m) return;
-    if (args.bias != nullptr) sum += args.bias[row];
-    float *y = args.y + token * args.y_stride + row;
-    *y = args.accumulate ? *y + sum : sum;
-}
-
-// Tiles of bfloat16 in shared memory, rows of 32 columns. 20 words from row to row spread the
-// fragments of a warp over all banks.
-constexpr int kTileStride = 40;
-constexpr unsigned kTensorThreads = 128;
-
-// Pairs of neighbours of row `row` from column `col` on.
-A2SF_INLINE uint32_t pair_at(const uint16_t (&tile)[kTile][kTileStride], int row, int col) {
-    return aligned_u32(reinterpret_cast<const uint8_t *>(&tile[row][col]));
-}
-
-// Columns [k, k + 32) of this thread's row of weights, or of its token.
-template <typename F>
-A2SF_INLINE void load_tiles(const MatmulArgs &args, size_t k, uint16_t (&w)[kTile][kTileStride],
-                            uint16_t (&x)[kTile][kTileStride]) {
-    const unsigned i = threadIdx.x % kTile;
-    if (threadIdx.x < kTile) {
-        const size_t row = size_t{blockIdx.x} * kTile + i;
-        float values[32];
-        for (float &value : values) value = 0.0f;
-        if (row < args.rows) {
-            decode_32<F>(args.w + row * args.row_bytes, k / 32, args.cols, values);
-        }
+// Columns [k, k + 32) of n_rows rows of 16-bit numbers, on their way to shared memory; zeros behind
+// column `cols` and behind the last row.
+template <int kRows>
+A2SF_INLINE void copy_rows(uint4 *to, const uint8_t *rows, size_t row_bytes, size_t first,
+                           size_t n_rows, size_t k, size_t cols) {
+    const int i = threadIdx.x % kWords;
+    const size_t col = k + 8 * i;
+    const size_t n_left = col < cols ? cols - col : 0;
+    const uint32_t n_bytes = n_left < 8 ? 2 * (uint32_t)n_left : 16;
 #pragma unroll
-        for (int j = 0; j < 32; ++j) w[i][j] = float_to_bfloat(values[j]);
-    } else {
-        const size_t token = size_t{blockIdx.y} * kTile + i;
-        uint4 words[4] = {};
-        if (token < args.m) {
-            memcpy(words, __builtin_assume_aligned(args.bfloat + token * args.padded + k, 16), 64);
-        }
-        uint4 *to = reinterpret_cast<uint4 *>(&x[i][0]);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) to[j] = words[j];
+    for (int row = threadIdx.x / kWords; row < kRows; row += kTensorThreads / kWords) {
+        const bool inside = n_bytes > 0 && first + row < n_rows;
+        const uint8_t *from = inside ? rows + (first + row) * row_bytes + 2 * col : rows;
+        copy_beside(to + word_at(row, i), from, inside ? n_bytes : 0);
     }
 }
 
-// 4 warps, each 32 weight rows by 32 tokens.
+// 32 weights of a row as pairs, to shared memory. value(i): the i-th.
+template <bool kHalf, typename Value>
+A2SF_INLINE void put_row(uint4 *to, int row, const Value &value) {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+        uint4 word;
+        word.x = pack_pair<kHalf>(value(8 * i), value(8 * i + 1));
+        word.y = pack_pair<kHalf>(value(8 * i + 2), value(8 * i + 3));
+        word.z = pack_pair<kHalf>(value(8 * i + 4), value(8 * i + 5));
+        word.w = pack_pair<kHalf>(value(8 * i + 6), value(8 * i + 7));
+        to[word_at(row, i)] = word;
+    }
+}
+
+// Weights on their way: rows [first, first + 128) of a part. begin() asks for a step's, finish()
+// puts into shared memory what does not go there by itself.
 template <typename F>
-__global__ void __launch_bounds__(kTensorThreads) matmul_tensor(MatmulArgs args) {
-    __shared__ __align__(16) uint16_t w[kTile][kTileStride];
-    __shared__ __align__(16) uint16_t x[kTile][kTileStride];
+struct WeightRows {
+    const ProductArgs &args;
+    const uint8_t *w;
+    size_t first, rows;
+    Group group;
+
+    static constexpr bool kGroups = F::kGroup != 0;
+    __device__ __forceinline__ const uint8_t *own() const {
+        return w + (first + threadIdx.x) * args.row_bytes;
+    }
+    __device__ __forceinline__ bool inside() const { return first + threadIdx.x < rows; }
+
+    __device__ __forceinline__ void begin(size_t k, uint4 *to) {
+        if constexpr (kGroups) {
+            constexpr size_t kPerBlock = F::kBlock / 32;
+            const size_t g = k / 32;
+            if (inside()) {
+                Groups<F>::load(own() + g / kPerBlock * F::kBlockBytes, (int)(g % kPerBlock),
+                                group);
+            }
+        } else if (args.vectors) {
+            copy_rows<kTensorRows>(to, w, args.row_bytes, first, rows, k, args.cols);
+        }
+    }
+    __device__ __forceinline__ void finish(size_t k, uint4 *to) {
+        if constexpr (kGroups) {
+            const bool valid = inside();
+            put_row<kAsHalves<F>>(to, threadIdx.x,
+                                  [&](int i) { return valid ? group_value<F>(group, i) : 0.0f; });
+        } else if (!args.vectors) {
+            put_row<kAsHalves<F>>(to, threadIdx.x, [&](int i) {
+                const size_t col = k + i;
+                if (!inside() || col >= args.cols) return 0.0f;
+                return F::decode(own() + col * F::kBlockBytes);
+            });
+        }
+    }
+};
+
+// 4 warps, each 64 weight rows by half of the tokens.
+template <typename F, int kTokens>
+__global__ void __launch_bounds__(kTensorThreads) matmul_tensor(ProductArgs args) {
+    static_assert(kTensorRows == kTensorThreads, "a thread decodes a row");
+    static_assert(sizeof(Stage<kTokens>) * kStages <= kMostShared, "stages fit");
+    constexpr bool kHalf = kAsHalves<F>;
+    constexpr int kPairs = kTokens / 32;  // of 8 tokens, twice, of a warp
+    auto *stages = reinterpret_cast<Stage<kTokens> *>(shared_memory());
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-    const int g = lane / 4, t = lane % 4;
-    const int first_row = warp % 2 * 32, first_token = warp / 2 * 32;
-    float c[2][4][4] = {};
-    for (size_t k = 0; k < args.padded; k += kStep) {
-        __syncthreads();  // nobody reads the step before
-        load_tiles<F>(args, k, w, x);
+    const int own_row = warp % 2 * 64, own_token = warp / 2 * (kTokens / 2);
+    const ProductPart part = part_of(args, blockIdx.y);
+    const size_t first_row = size_t{blockIdx.y - part.first_block} * kTensorRows;
+    const size_t first_token = size_t{blockIdx.x} * kTokens;
+    const auto *x = reinterpret_cast<const uint8_t *>(kHalf ? args.forms.half : args.forms.bfloat);
+    WeightRows<F> weights = {args, part.w, first_row, part.rows, {}};
+    const int n_steps = (int)(args.padded / kStep);
+    const auto begin = [&](int step) {
+        Stage<kTokens> &to = stages[step % kStages];
+        const size_t k = size_t(step) * kStep;
+        copy_rows<kTokens>(to.x, x, args.padded * 2, first_token, args.m, k, args.padded);
+        weights.begin(k, to.w);
+    };
+    const auto finish = [&](int step) {
+        weights.finish(size_t(step) * kStep, stages[step % kStages].w);
+    };
+    for (int step = 0; step < kStages - 1; ++step) {
+        if (step < n_steps) begin(step);
+        if (step < n_steps) finish(step);
+        end_copies();
+    }
+    float c[4][2 * kPairs][4] = {};
+    for (int step = 0; step < n_steps; ++step) {
+        // This step's columns are there; nobody reads those of the step before, whose place the
+        // next ones take.
+        wait_for_copies<kStages - 2>();
         __syncthreads();
+        const int next = step + kStages - 1;
+        if (next < n_steps) begin(next);
+        end_copies();
+        const Stage<kTokens> &from = stages[step % kStages];
 #pragma unroll
-        for (int col = 0; col < kStep; col += 16) {
-            uint32_t a[2][4], b[4][2];
+        for (int i = 0; i < kWords; i += 2) {
+            uint32_t a[4][4];
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const int row = first_row + 16 * i + g;
-                a[i][0] = pair_at(w, row, col + 2 * t);
-                a[i][1] = pair_at(w, row + 8, col + 2 * t);
-                a[i][2] = pair_at(w, row, col + 2 * t + 8);
-                a[i][3] = pair_at(w, row + 8, col + 2 * t + 8);
+            for (int r = 0; r < 4; ++r) {
+                const int row = own_row + 16 * r + lane % 16;
+                load_matrices(from.w + word_at(row, i + lane / 16), a[r]);
             }
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const int token = first_token + 8 * j + g;
-                b[j][0] = pair_at(x, token, col + 2 * t);
-                b[j][1] = pair_at(x, token, col + 2 * t + 8);
-            }
+            for (int p = 0; p < kPairs; ++p) {
+                const int token = own_token + 16 * p + lane / 16 * 8 + lane % 8;
+                uint32_t b[4];
+                load_matrices(from.x + word_at(token, i + lane / 8 % 2), b);
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-#pragma unroll
-                for (int j = 0; j < 4; ++j) multiply_tiles<false>(c[i][j], a[i], b[j][0], b[j][1]);
+                for (int r = 0; r < 4; ++r) {
+                    multiply_tiles<kHalf>(c[r][2 * p], a[r], b[0], b[1]);
+                    multiply_tiles<kHalf>(c[r][2 * p + 1], a[r], b[2], b[3]);
+                }
             }
         }
+        if (next < n_steps) finish(next);
     }
-    const size_t row = size_t{blockIdx.x} * kTile + first_row + g;
-    const size_t token = size_t{blockIdx.y} * kTile + first_token + 2 * t;
+    const size_t row = first_row + own_row + lane / 4;
+    const size_t token = first_token + own_token + lane % 4 * 2;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        const float (&own)[4] = c[i / 4][i % 4];
+    for (int e = 0; e < 4 * kPairs; ++e) {
+        const size_t t = token + e / 2 * 8 + e % 2;
+        const float size = kHalf && t < args.m ? args.forms.half_size[t] : 1.0f;
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            put(args, row + i / 4 * 16 + e / 2 * 8, token + i % 4 * 8 + e % 2, own[e]);
+        for (int r = 0; r < 8; ++r) {
+            const float sum = c[r / 2][e / 2][r % 2 * 2 + e % 2];
+            put(args, part, row + r * 8, t, kHalf ? sum * size : sum);
         }
     }
 }
 
 constexpr unsigned kFloatThreads = 256;
+constexpr unsigned kFloatTile = 64;  // weight rows and tokens of a block
 constexpr int kFloatStep = 16;
 
 // Plain floats: 256 threads, each 4 rows by 4 tokens, 16 apart.
-__global__ void __launch_bounds__(kFloatThreads) matmul_floats(MatmulArgs args) {
-    __shared__ float w[kFloatStep][kTile + 1], x[kFloatStep][kTile + 1];
-    const size_t first_row = size_t{blockIdx.x} * kTile, first_token = size_t{blockIdx.y} * kTile;
+__global__ void __launch_bounds__(kFloatThreads) matmul_floats(ProductArgs args) {
+    __shared__ float w[kFloatStep][kFloatTile + 1], x[kFloatStep][kFloatTile + 1];
+    const ProductPart part = part_of(args, blockIdx.y);
+    const size_t first_row = size_t{blockIdx.y - part.first_block} * kFloatTile;
+    const size_t first_token = size_t{blockIdx.x} * kFloatTile;
     const unsigned r = threadIdx.x % 16, c = threadIdx.x / 16;
     float sum[4][4] = {};
     for (size_t k = 0; k < args.cols; k += kFloatStep) {
         __syncthreads();
-        for (unsigned i = c; i < kTile; i += 16) {
+        for (unsigned i = c; i < kFloatTile; i += 16) {
             const size_t row = first_row + i, token = first_token + i;
             const bool inside = k + r < args.cols;
-            const float *weights = reinterpret_cast<const float *>(args.w + row * args.row_bytes);
-            w[r][i] = inside && row < args.rows ? weights[k + r] : 0.0f;
+            const float *weights = reinterpret_cast<const float *>(part.w + row * args.row_bytes);
+            w[r][i] = inside && row < part.rows ? weights[k + r] : 0.0f;
             x[r][i] = inside && token < args.m ? args.x[token * args.x_stride + k + r] : 0.0f;
         }
         __syncthreads();
@@ -148,53 +215,45 @@ __global__ void __launch_bounds__(kFloatThreads) matmul_floats(MatmulArgs args) 
     }
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-        put(args, first_row + r + i / 4 * 16, first_token + c + i % 4 * 16, sum[i / 4][i % 4]);
+        put(args, part, first_row + r + i / 4 * 16, first_token + c + i % 4 * 16,
+            sum[i / 4][i % 4]);
     }
 }
 
-using MatmulKernel = void (*)(MatmulArgs);
-template <typename F>
-struct MatmulOf {
-    static constexpr MatmulKernel kKernel = matmul_tensor<F>;
-    static constexpr unsigned kThreads = kTensorThreads;
-};
-template <>
-struct MatmulOf<F32> {
-    static constexpr MatmulKernel kKernel = matmul_floats;
-    static constexpr unsigned kThreads = kFloatThreads;
-};
+using MatmulKernel = void (*)(ProductArgs);
 struct MatmulEntry {
-    MatmulKernel kernel;
-    unsigned n_threads;
+    CudaForm form;
+    MatmulKernel few, many;  // for kFew tokens, and for more
 };
+constexpr unsigned kFew = 64, kMany = 128;
+template <typename F>
+constexpr MatmulEntry kEntry = {kAsHalves<F> ? CudaForm::Halves : CudaForm::Bfloats,
+                                matmul_tensor<F, kFew>, matmul_tensor<F, kMany>};
+template <>
+constexpr MatmulEntry kEntry<F32> = {CudaForm::Floats, matmul_floats, matmul_floats};
 constexpr MatmulEntry kMatmul[] = {
-#define A2SF_ENTRY(F) {MatmulOf<F>::kKernel, MatmulOf<F>::kThreads},
+#define A2SF_ENTRY(F) kEntry<F>,
     A2SF_WEIGHT_FORMATS(A2SF_ENTRY)
 #undef A2SF_ENTRY
 };
 
 }  // namespace
 
-void cuda_matmul(CudaQueue &queue, const CudaProduct &job) {
-    const Product &product = *job.product;
-    const Weight &w = *product.w;
-    const MatmulArgs args = {static_cast<const uint8_t *>(w.data),
-                             w.type->row_bytes(w.cols),
-                             w.rows,
-                             w.cols,
-                             job.x.rows,
-                             job.x.data,
-                             job.x.stride,
-                             job.forms.bfloat,
-                             padded_cols(w.cols),
-                             product.bias,
-                             product.y.data,
-                             product.y.stride,
-                             product.accumulate};
-    const MatmulEntry &entry = kMatmul[w.type->index];
-    const LaunchShape shape = {dim3(n_blocks(w.rows, kTile), n_blocks(job.x.rows, kTile)),
-                               dim3(entry.n_threads)};
-    launch("product of a batch", queue, shape, entry.kernel, args);
+CudaForm cuda_batch_form(const Weight &w) {
+    return kMatmul[w.type->index].form;
+}
+
+void cuda_matmul(CudaQueue &queue, const CudaProducts &job) {
+    const MatmulEntry &entry = kMatmul[job.products.front().w->type->index];
+    const bool floats = entry.form == CudaForm::Floats, few = job.x.rows <= kFew;
+    const unsigned n_tokens = floats ? kFloatTile : few ? kFew : kMany;
+    unsigned n_row_blocks = 0;
+    const ProductArgs args = product_args(job, floats ? kFloatTile : kTensorRows, &n_row_blocks);
+    // Blocks of the same weights are neighbours: weights are read from far away once.
+    LaunchShape shape = {dim3(n_blocks(job.x.rows, n_tokens), n_row_blocks),
+                         dim3(floats ? kFloatThreads : kTensorThreads)};
+    if (!floats) shape.n_shared = kStages * (few ? sizeof(Stage<kFew>) : sizeof(Stage<kMany>));
+    launch("product of a batch", queue, shape, few ? entry.few : entry.many, args);
 }
 
 }  // namespace a2sf

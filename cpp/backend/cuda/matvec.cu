@@ -1,42 +1,22 @@
 // Products of single tokens: a warp per weight row and token. Quantised weights go through shared
 // memory, so that they are read in 16-byte words whatever the size of their blocks, the next ones
 // while the last are multiplied; then a lane takes 32 of them and dp4a multiplies bytes by bytes.
-#include "backend/cuda/groups.cuh"
-
-#include "backend/cuda/cuda_kernels.h"
+#include "backend/cuda/products.cuh"
 
 namespace a2sf {
 namespace {
 
 constexpr unsigned kWarps = 4;
 
-struct MatvecArgs {
-    const uint8_t *w;
-    size_t row_bytes, rows, cols;
-    const float *x;  // plain formats: rows x_stride apart
-    size_t x_stride;
-    const int8_t *q;  // the others: rows `padded` apart
-    const float *scale;
-    size_t padded;
-    const float *bias;
-    float *y;
-    size_t y_stride;
-    bool accumulate;
-    bool operator==(const MatvecArgs &) const = default;
-};
-
-// The row of this warp; all rows for warps behind the last.
-A2SF_INLINE size_t own_row() {
-    return size_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+// The row of this warp within its part; all rows for warps behind the last.
+A2SF_INLINE size_t row_of(const ProductPart &part) {
+    return size_t{blockIdx.x - part.first_block} * kWarps + threadIdx.x / kWarp;
 }
 
-// y = sum over the lanes (+ bias) (+ y).
-A2SF_INLINE void finish(const MatvecArgs &args, size_t row, float sum) {
+// The sum over the lanes.
+A2SF_INLINE void finish(const ProductArgs &args, const ProductPart &part, size_t row, float sum) {
     sum = warp_sum(sum);
-    if (threadIdx.x % kWarp != 0) return;
-    if (args.bias != nullptr) sum += args.bias[row];
-    float *y = args.y + blockIdx.y * args.y_stride + row;
-    *y = args.accumulate ? *y + sum : sum;
+    if (threadIdx.x % kWarp == 0) put(args, part, row, blockIdx.y, sum);
 }
 
 // What a warp multiplies at a time: 32 groups of 32.
@@ -87,16 +67,17 @@ A2SF_INLINE float dot_group(const uint8_t *block, int g, const int8_t *q, float 
 }
 
 template <typename F>
-__global__ void __launch_bounds__(kWarps *kWarp) matvec_groups(MatvecArgs args) {
+__global__ void __launch_bounds__(kWarps *kWarp) matvec_groups(ProductArgs args) {
     using C = Chunk<F>;
     __shared__ uint4 stages[kWarps][C::kLoads * kWarp];
     const unsigned lane = threadIdx.x % kWarp;
-    const size_t row = own_row();
-    if (row >= args.rows) return;
+    const ProductPart part = part_of(args, blockIdx.x);
+    const size_t row = row_of(part);
+    if (row >= part.rows) return;
     uint4 *stage = stages[threadIdx.x / kWarp];
-    const uint8_t *weights = args.w + row * args.row_bytes;
-    const int8_t *q = args.q + blockIdx.y * args.padded;
-    const float *scale = args.scale + blockIdx.y * (args.padded / 32);
+    const uint8_t *weights = part.w + row * args.row_bytes;
+    const int8_t *q = args.forms.q + blockIdx.y * args.padded;
+    const float *scale = args.forms.scale + blockIdx.y * (args.padded / 32);
     const size_t n_groups = args.cols / 32;
     uint4 words[C::kLoads] = {};
     fetch<F>(weights, 0, args.row_bytes, words);
@@ -116,16 +97,17 @@ __global__ void __launch_bounds__(kWarps *kWarp) matvec_groups(MatvecArgs args) 
         sum += dot_group<F>(chunk + lane / C::kPerBlock * F::kBlockBytes, lane % C::kPerBlock,
                             q + 32 * g, scale[g]);
     }
-    finish(args, row, sum);
+    finish(args, part, row, sum);
 }
 
 // Plain formats: 8 neighbouring weights per lane.
 template <typename F>
-__global__ void __launch_bounds__(kWarps *kWarp) matvec_plain(MatvecArgs args) {
+__global__ void __launch_bounds__(kWarps *kWarp) matvec_plain(ProductArgs args) {
     constexpr int kWords = F::kBlockBytes * 8 / 16;
-    const size_t row = own_row();
-    if (row >= args.rows) return;
-    const uint8_t *weights = args.w + row * args.row_bytes;
+    const ProductPart part = part_of(args, blockIdx.x);
+    const size_t row = row_of(part);
+    if (row >= part.rows) return;
+    const uint8_t *weights = part.w + row * args.row_bytes;
     const float *x = args.x + blockIdx.y * args.x_stride;
     const bool vectors = is_vector(weights) && is_vector(x);
     float sum = 0.0f;
@@ -145,10 +127,10 @@ __global__ void __launch_bounds__(kWarps *kWarp) matvec_plain(MatvecArgs args) {
             }
         }
     }
-    finish(args, row, sum);
+    finish(args, part, row, sum);
 }
 
-using MatvecKernel = void (*)(MatvecArgs);
+using MatvecKernel = void (*)(ProductArgs);
 template <typename F>
 constexpr MatvecKernel matvec_of() {
     if constexpr (F::kGroup == 0) {
@@ -165,25 +147,13 @@ constexpr MatvecKernel kMatvec[] = {
 
 }  // namespace
 
-void cuda_matvec(CudaQueue &queue, const CudaProduct &job) {
-    const Product &product = *job.product;
-    const Weight &w = *product.w;
-    const MatvecArgs args = {static_cast<const uint8_t *>(w.data),
-                             w.type->row_bytes(w.cols),
-                             w.rows,
-                             w.cols,
-                             job.x.data,
-                             job.x.stride,
-                             job.forms.q,
-                             job.forms.scale,
-                             padded_cols(w.cols),
-                             product.bias,
-                             product.y.data,
-                             product.y.stride,
-                             product.accumulate};
-    const LaunchShape shape = {dim3(n_blocks(w.rows, kWarps), static_cast<unsigned>(job.x.rows)),
+void cuda_matvec(CudaQueue &queue, const CudaProducts &job) {
+    unsigned n_row_blocks = 0;
+    const ProductArgs args = product_args(job, kWarps, &n_row_blocks);
+    const LaunchShape shape = {dim3(n_row_blocks, static_cast<unsigned>(job.x.rows)),
                                dim3(kWarps * kWarp)};
-    launch("product of a token", queue, shape, kMatvec[w.type->index], args);
+    const size_t type = job.products.front().w->type->index;
+    launch("product of a token", queue, shape, kMatvec[type], args);
 }
 
 }  // namespace a2sf

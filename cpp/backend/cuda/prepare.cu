@@ -1,6 +1,6 @@
 // An input made ready for its products: normed or gated on the way, then as floats, as bytes with a
-// scale for each 32, or as bfloat16. One block per row.
-#include "backend/cuda/device.cuh"
+// scale for each 32, as halves of a size, or as bfloat16. One block per row.
+#include "backend/cuda/tensor.cuh"
 
 #include "backend/cuda/cuda_kernels.h"
 
@@ -61,27 +61,39 @@ A2SF_INLINE void quantize_group(float value, int8_t *q, float *scale) {
     if (lane == 0) *scale = lost ? taint : zero ? 0.0f : size;
 }
 
+// Element k of row t, normed by `factor` or gated.
+A2SF_INLINE float made(const PrepareArgs &args, size_t t, size_t k, float factor) {
+    float value = args.x[t * args.x_stride + k];
+    if (args.norm != nullptr) value = value * factor * args.norm[k];
+    if (args.up == nullptr) return value;
+    return activated(value, args.gelu) * args.up[t * args.up_stride + k];
+}
+
 __global__ void __launch_bounds__(kThreads) prepare_rows(PrepareArgs args) {
     __shared__ float scratch[kWarp];
     const size_t t = blockIdx.x;
-    const float *x = args.x + t * args.x_stride;
-    float factor = 1.0f;
+    float factor = 1.0f, power = 1.0f;
     if (args.norm != nullptr) {
+        const float *x = args.x + t * args.x_stride;
         float squares = 0.0f;
         for (size_t k = threadIdx.x; k < args.cols; k += kThreads) squares += x[k] * x[k];
         squares = block_sum(squares, scratch);
         factor = 1.0f / sqrtf(squares / (float)args.cols + args.eps);
     }
+    if (args.forms.half != nullptr) {
+        float amax = 0.0f;
+        for (size_t k = threadIdx.x; k < args.cols; k += kThreads) {
+            amax = fmaxf(amax, fabsf(made(args, t, k, factor)));
+        }
+        power = half_power(block_max(amax, scratch));
+        if (threadIdx.x == 0) args.forms.half_size[t] = 1.0f / power;
+    }
     // A warp takes whole groups of 32: all its lanes stay together.
     for (size_t k = threadIdx.x; k < args.padded; k += kThreads) {
-        float value = 0.0f;
-        if (k < args.cols) {
-            value = x[k];
-            if (args.norm != nullptr) value = value * factor * args.norm[k];
-            if (args.up != nullptr) {
-                value = activated(value, args.gelu) * args.up[t * args.up_stride + k];
-            }
-            if (args.forms.rows != nullptr) args.forms.rows[t * args.cols + k] = value;
+        const float value = k < args.cols ? made(args, t, k, factor) : 0.0f;
+        if (args.forms.rows != nullptr && k < args.cols) args.forms.rows[t * args.cols + k] = value;
+        if (args.forms.half != nullptr) {
+            args.forms.half[t * args.padded + k] = (uint16_t)pack_pair<true>(value * power, 0.0f);
         }
         if (args.forms.bfloat != nullptr) {
             args.forms.bfloat[t * args.padded + k] = float_to_bfloat(value);

@@ -13,6 +13,14 @@
 
 namespace a2sf {
 
+// The power of two that brings numbers of at most amax to the upper half of what a half can hold,
+// so that none is too large for it and few are too small. 1 for zeros and where amax is no number.
+A2SF_INLINE float half_power(float amax) {
+    const int exponent = (int)(float_to_bits(amax) >> 23) - 127;
+    if (exponent < -100 || exponent > 127) return 1.0f;
+    return bits_to_float((uint32_t)(127 + 14 - exponent) << 23);
+}
+
 // To the nearest half or bfloat16, ties to even: low in the lower 16 bits.
 template <bool kHalf>
 A2SF_INLINE uint32_t pack_pair(float low, float high) {

@@ -13,11 +13,13 @@ using namespace a2sf::testing;
 namespace {
 
 // What reads x decides what rounding costs: as in the tests of the CPU's kernels.
-enum class Form { Floats, Bytes, Bfloats };
+enum class Form { Floats, Bytes, Halves, Bfloats };
 
 Form form_of(const WeightType &type, bool batch) {
-    if (batch) return type.name == std::string("F32") ? Form::Floats : Form::Bfloats;
-    return type.group == 0 ? Form::Floats : Form::Bytes;
+    const std::string name = type.name;
+    if (!batch) return type.group == 0 ? Form::Floats : Form::Bytes;
+    if (name == "F32") return Form::Floats;
+    return name == "BF16" || name == "MXFP4" ? Form::Bfloats : Form::Halves;
 }
 
 struct Case {
@@ -50,7 +52,8 @@ struct Case {
         return y_there.fetch();
     }
 
-    // Half a step of the bytes, amax / 251, per element of a group of 32; 2^-8 of each bfloat16.
+    // Half a step of the bytes, amax / 251, per element of a group of 32; 2^-8 of each bfloat16,
+    // 2^-11 of each half.
     void check(const std::vector<float> &found, Form form, bool biased, bool accumulate) const {
         for (size_t t = 0; t < m; ++t) {
             for (size_t r = 0; r < rows; ++r) {
@@ -69,6 +72,7 @@ struct Case {
                     if (form == Form::Bytes) allowed += weights * amax / 251.0;
                 }
                 if (form == Form::Bfloats) allowed += size * 0x1.01p-7;
+                if (form == Form::Halves) allowed += size * 0x1.01p-10;
                 const double error = std::fabs(found[t * y_stride() + r] - expected);
                 CHECK(error <=
                       1.001 * allowed + kTolerances.sum * 8 * (size + std::fabs(expected) + 1.0));
@@ -111,6 +115,88 @@ TEST_CASE("cuda products: batches, every weight type, tiles that are not full") 
         batch.check(batch.run(false, false, false), form_of(type, true), false, false);
         const Case few(rng, type, 5, cols, 2);
         few.check(few.run(false, true, true), form_of(type, true), true, true);
+    }
+}
+
+// More steps than shared memory holds, more than a block's rows and tokens, few tokens and many;
+// rows of 16-bit weights that begin at multiples of 16 bytes and end within a step.
+TEST_CASE("cuda products: batches of several blocks and many steps") {
+    for (const uint32_t id : {1u, 8u, 12u, 14u, 30u, 39u}) {
+        const WeightType &type = *find_weight_type(id);
+        CAPTURE(std::string(type.name));
+        Rng rng(36);
+        for (const size_t m : {33, 131}) {
+            const size_t cols = type.block == 1 ? 216 : type.block == 256 ? 256 : 224;
+            const Case many(rng, type, 150, cols, m);
+            many.check(many.run(false, true, false), form_of(type, true), true, false);
+        }
+    }
+}
+
+TEST_CASE("cuda products: activations as large and as small as floats may be") {
+    for (const uint32_t id : {1u, 8u, 30u}) {
+        const WeightType &type = *find_weight_type(id);
+        CAPTURE(std::string(type.name));
+        Rng rng(37);
+        Case odd(rng, type, 3, 64, 4);
+        const float sizes[] = {1e30f, 1e-25f, 3e4f, 0.0f};
+        for (size_t t = 0; t < odd.m; ++t) {
+            for (size_t k = 0; k < odd.cols; ++k) odd.x[t * odd.x_stride() + k] *= sizes[t];
+        }
+        std::vector<float> found = odd.run(false, false, false);
+        odd.check(found, form_of(type, true), false, false);
+        for (size_t r = 0; r < odd.rows; ++r) CHECK(found[odd.y_stride() + r] != 0.0f);
+        odd.x[5] = NAN;
+        odd.x[odd.x_stride() + 6] = INFINITY;
+        found = odd.run(false, false, false);
+        for (size_t r = 0; r < odd.rows; ++r) {
+            CHECK(std::isnan(found[r]));
+            CHECK_FALSE(std::isfinite(found[odd.y_stride() + r]));
+        }
+    }
+}
+
+// Neighbours of one type are one launch: it must not matter to what they give.
+TEST_CASE("cuda products: several of one input give bit for bit what each gives alone") {
+    const uint32_t ids[] = {8, 8, 12, 12, 12, 12, 12, 0, 0, 1, 1};
+    const size_t n = std::size(ids), cols = 256;
+    for (const size_t m : {1, 3, 70}) {
+        CAPTURE(m);
+        Rng rng(38);
+        CudaBackend backend(1);
+        const OnDevice x(backend, random_floats(rng, m * cols));
+        std::vector<std::unique_ptr<DeviceMemory>> memory;
+        std::vector<std::unique_ptr<OnDevice<float>>> bias, together, alone;
+        std::vector<Weight> weights;
+        for (size_t i = 0; i < n; ++i) {
+            const WeightType &type = *find_weight_type(ids[i]);
+            const size_t rows = 5 + 67 * (i % 3);
+            const std::vector<uint8_t> blocks = random_blocks(rng, type, rows * cols);
+            memory.push_back(backend.upload(std::as_bytes(std::span(blocks))));
+            weights.push_back({&type, rows, cols, memory.back()->data()});
+            bias.push_back(std::make_unique<OnDevice<float>>(backend, random_floats(rng, rows)));
+            const std::vector<float> y = random_floats(rng, m * rows);
+            together.push_back(std::make_unique<OnDevice<float>>(backend, y));
+            alone.push_back(std::make_unique<OnDevice<float>>(backend, y));
+        }
+        const auto product = [&](size_t i, const OnDevice<float> &y) {
+            return Product{&weights[i], i % 2 == 0 ? bias[i]->data() : nullptr,
+                           y.matrix(m, weights[i].rows), i == 4};
+        };
+        const Input input(Matrix<const float>(x.matrix(m, cols)));
+        std::vector<Product> products;
+        for (size_t i = 0; i < n; ++i) products.push_back(product(i, *together[i]));
+        backend.wait();
+        const size_t before = cuda_emulator::counts.n_launches;
+        backend.matmul(input, products);
+        backend.wait();
+        // The input, then Q8_0, Q4_K before and behind the sum and the sum, F32, F16.
+        CHECK(cuda_emulator::counts.n_launches - before == 7);
+        for (size_t i = 0; i < n; ++i) {
+            const Product one = product(i, *alone[i]);
+            backend.matmul(input, {&one, 1});
+            CHECK(together[i]->fetch() == alone[i]->fetch());
+        }
     }
 }
 
@@ -182,7 +268,7 @@ TEST_CASE("cuda products: normed and gated inputs, and the whole FFN, follow the
                 const std::vector<float> expected = run(cpu), found = run(cuda);
                 double size = 0.0;
                 for (const float value : expected) size = std::max(size, std::fabs(double{value}));
-                // A batch of rounded weights is bfloat16 here and bytes there.
+                // A batch of rounded weights is 16 bits here and bytes there.
                 const bool exact = id == 0 || m == 1;
                 CHECK(largest_difference(found, expected) <= (exact ? 2e-5 : 2e-2) * size);
             }
