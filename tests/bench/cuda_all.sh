@@ -93,6 +93,8 @@ time_all() {
             time_it "decode-$shape-$type" 60 "$shape" "$type" "${options[@]}" -n 128
         done
     done
+    # What it gains that kernels overlap.
+    A2SF_CUDA_OVERLAP=0 time_it "apart-${shapes[0]}-${types[0]}" 60 "${shapes[0]}" "${types[0]}" -p 0 -n 128
     for type in "${types[@]}"; do
         for shape in "${shapes[@]}"; do
             time_it "score-$shape-$type" 60 "$shape" "$type" -p 0 -n 64 -d "${depths%%,*}" \
@@ -138,6 +140,7 @@ if [[ $cuda == ON ]]; then
 fi
 build || exit 1
 step parity 300 python3 tests/bench/cuda_parity.py "$program" --device "$device" || true
+A2SF_CUDA_OVERLAP=0 step parity-apart 300 python3 tests/bench/cuda_parity.py "$program" --device "$device" || true
 deadline=$((SECONDS + ${A2SF_SECONDS:-600}))
 time_all
 for shape in "${shapes[@]}"; do

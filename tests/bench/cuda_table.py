@@ -2,8 +2,8 @@
 
     python3 tests/bench/cuda_table.py FOLDER
 
-Reads FOLDER/{decode,score,depth}-SHAPE-TYPE.json, rows of `a2sf bench -o json`; what has no rows is
-"not measured". Exits 1 where something was not met or not measured.
+Reads FOLDER/{decode,apart,score,depth}-SHAPE-TYPE.json, rows of `a2sf bench -o json`; what has no
+rows is "not measured". Exits 1 where something was not met or not measured.
 """
 
 from __future__ import annotations
@@ -64,6 +64,16 @@ def decode(folder: Path, shape: str, file_type: str) -> Line:
                 line.measured += f", {row['device_bytes'] / 2**30:.1f} GiB"
             line.met = share >= DECODE[file_type]
     return line
+
+
+def apart(folder: Path, shapes: list[str], types: list[str]) -> Iterator[str]:
+    """What decoding takes where no kernel begins before the last one ends."""
+    for shape in shapes:
+        for file_type in types:
+            for row in rows_of(folder, f"apart-{shape}-{file_type}"):
+                yield f"without overlapping launches, {shape} {file_type}: " + (
+                    f"{row['fraction_of_peak']:.1%}, {row['tokens_per_s']:.1f} tokens/s"
+                )
 
 
 def prompt(folder: Path, shape: str) -> Line:
@@ -131,9 +141,11 @@ def main() -> None:
         print(card.read_text().strip(), end="\n\n")
     table = list(lines(args.folder, args.shapes, args.types, args.last_depth))
     print("| what | asked | measured | |\n|---|---|---|---|")
-    print("\n".join(line.cells() for line in table))
+    print("\n".join(line.cells() for line in table), end="\n\n")
+    for line_apart in apart(args.folder, args.shapes, args.types):
+        print(line_apart)
     n_met = sum(line.met for line in table)
-    print(f"\n{n_met} of {len(table)} met")
+    print(f"{n_met} of {len(table)} met")
     if n_met < len(table):
         sys.exit(1)
 

@@ -287,7 +287,7 @@ def test_the_script_for_a_gpu_times_and_compares(dry_run: tuple[Path, str]) -> N
     names = [
         f"{kind}-tiny-{name}" for kind in ("decode", "depth", "score") for name in ("F16", "Q8_0")
     ]
-    assert sorted(path.stem for path in out.glob("*.json")) == names
+    assert sorted(path.stem for path in out.glob("*.json")) == ["apart-tiny-F16", *names]
     tests = [row["test"] for row in json.loads((out / f"{names[0]}.json").read_text())]
     assert tests == ["pp512", "pp2048", "tg128"]
     rows = json.loads((out / f"{names[2]}.json").read_text())
@@ -305,6 +305,7 @@ def test_the_script_for_a_gpu_times_and_compares(dry_run: tuple[Path, str]) -> N
         "flat in depth, tiny Q8_0", "cost of scoring, tiny Q8_0",
     ]  # fmt: skip
     assert all(cells[3].strip() in ("met", "not met") for cells in lines[1:])
+    assert "without overlapping launches, tiny F16: " in printed
     assert not list(out.glob("*.gguf"))
 
 

@@ -227,6 +227,7 @@ A2SF_INLINE void score_tile(const AttendArgs &args, const Place &at, const Batch
 
 template <KvType kType, int kColumns>
 __global__ void __launch_bounds__(kThreads) attend_rows(AttendArgs args) {
+    after_others();
     const BatchPlan plan = plan_batch(args.m, args.group, args.stride, args.n_lanes > 0);
     const Place at = {blockIdx.y, args.first[blockIdx.y], args.live[blockIdx.y]};
     const Tile tile = tile_in(shared_memory(), args.stride, plan.slots);
@@ -243,6 +244,7 @@ __global__ void __launch_bounds__(kThreads) attend_rows(AttendArgs args) {
 
 // scores <- decay * scores + the parts, in order: a thread per slot.
 __global__ void __launch_bounds__(kThreads) add_parts(AttendArgs args) {
+    after_others();
     const BatchPlan plan = plan_batch(args.m, args.group, args.stride, true);
     const size_t s = size_t{blockIdx.x} * kThreads + threadIdx.x, head = blockIdx.y;
     if (s >= args.live[head]) return;

@@ -134,6 +134,7 @@ A2SF_INLINE void run_values(const AttendArgs &args, const OneArrays &arrays, siz
 // Shared: q [group, stride], p [group, kRun], sums [kThreads * 8].
 template <KvType kType>
 __global__ void __launch_bounds__(kThreads) attend_run(AttendArgs args) {
+    after_others();
     const size_t run = blockIdx.x, head = blockIdx.y, first = args.first[head];
     const size_t slot = run * kRun, live = args.live[head];
     if (slot >= live) return;
@@ -157,6 +158,7 @@ __global__ void __launch_bounds__(kThreads) attend_run(AttendArgs args) {
 // Joins the runs of a KV head: block 0 of it also writes the output, every block the scores of its
 // slots. Shared: top and inverse total of all runs, [2, group].
 __global__ void __launch_bounds__(kThreads) join_runs(AttendArgs args) {
+    after_others();
     const OneArrays arrays = arrays_of(args.n_heads, args.longest, args.workspace);
     const size_t head = blockIdx.y, live = args.live[head], n_runs = (live + kRun - 1) / kRun;
     float *top = reinterpret_cast<float *>(shared_memory()), *inverse = top + args.group;

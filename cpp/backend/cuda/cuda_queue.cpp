@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "backend/cuda/cuda_check.h"
+#include "backend/cuda/cuda_overlap.h"
 
 namespace a2sf {
 
@@ -41,10 +42,10 @@ void CudaPass::add(const CudaLaunch &launch, const void *its_arguments) {
     launches.push_back(launch);
 }
 
-void CudaPass::run(cudaStream_t stream) const {
+void CudaPass::run(cudaStream_t stream, bool overlap) const {
     size_t at = 0;
     for (const CudaLaunch &launch : launches) {
-        launch.kind->run(launch, arguments.data() + at, stream);
+        launch.kind->run(launch, arguments.data() + at, stream, overlap);
         at += rounded(launch.n_bytes, kArgumentAlignment);
     }
 }
@@ -71,7 +72,10 @@ CudaQueue::Stream::~Stream() {
     cudaStreamDestroy(handle);
 }
 
-CudaQueue::CudaQueue() : staging_(stream_.handle), inputs_(kInputBytes, "inputs of a step") {}
+CudaQueue::CudaQueue()
+    : overlap_(cuda_launches_overlap()),
+      staging_(stream_.handle),
+      inputs_(kInputBytes, "inputs of a step") {}
 
 // A pass that nobody has waited for may name memory that is gone.
 CudaQueue::~CudaQueue() {
@@ -83,7 +87,7 @@ void CudaQueue::launch(const CudaLaunch &launch, const void *arguments) {
     if (puts_off_) {
         pass_.add(launch, arguments);
     } else {
-        launch.kind->run(launch, arguments, stream_.handle);
+        launch.kind->run(launch, arguments, stream_.handle, overlap_);
     }
 }
 
@@ -128,7 +132,7 @@ void CudaQueue::play() {
     const Graph *graph = known == graphs_.end() ? nullptr : &*known;
     if (graph == nullptr && pass_ == last_) graph = make_graph();
     if (graph == nullptr) {
-        pass_.run(stream_.handle);
+        pass_.run(stream_.handle, overlap_);
         std::swap(last_, pass_);
         return;
     }
@@ -167,7 +171,7 @@ cudaGraph_t CudaQueue::captured() {
     check_cuda(cudaStreamBeginCapture(stream_.handle, cudaStreamCaptureModeThreadLocal),
                "capturing a step");
     try {
-        pass_.run(stream_.handle);
+        pass_.run(stream_.handle, overlap_);
     } catch (...) {
         cudaStreamEndCapture(stream_.handle, &graph);
         if (graph != nullptr) cudaGraphDestroy(graph);

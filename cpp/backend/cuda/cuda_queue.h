@@ -17,7 +17,8 @@ namespace a2sf {
 // One launch. Its arguments, a struct, lie elsewhere and are known to `kind` alone.
 struct CudaLaunch {
     struct Kind {
-        void (*run)(const CudaLaunch &launch, const void *arguments, cudaStream_t stream);
+        void (*run)(const CudaLaunch &launch, const void *arguments, cudaStream_t stream,
+                    bool overlaps);
         bool (*equal)(const void *a, const void *b);
     };
     const Kind *kind = nullptr;
@@ -38,7 +39,7 @@ struct CudaPass {
     static constexpr size_t kArgumentAlignment = 16;
     void clear();
     void add(const CudaLaunch &launch, const void *its_arguments);
-    void run(cudaStream_t stream) const;
+    void run(cudaStream_t stream, bool overlap) const;
     bool operator==(const CudaPass &other) const;
 };
 
@@ -88,6 +89,7 @@ class CudaQueue {
     cudaGraph_t captured();
 
     Stream stream_;
+    const bool overlap_;  // launches, with those before them
     Staging staging_;
     bool puts_off_ = false;
     CudaPass pass_;                  // what is put off

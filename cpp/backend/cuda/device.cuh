@@ -47,12 +47,18 @@ struct LaunchKind {
         memcpy(&arguments, bytes, sizeof arguments);
         return arguments;
     }
-    static void run(const CudaLaunch &launch, const void *arguments, cudaStream_t stream) {
+    static void run(const CudaLaunch &launch, const void *arguments, cudaStream_t stream,
+                    bool overlaps) {
         cudaLaunchConfig_t config = {};
         config.gridDim = launch.grid;
         config.blockDim = launch.block;
         config.dynamicSmemBytes = launch.n_shared;
         config.stream = stream;
+        cudaLaunchAttribute overlap = {};
+        overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        overlap.val.programmaticStreamSerializationAllowed = 1;
+        config.attrs = &overlap;
+        config.numAttrs = overlaps ? 1 : 0;
         const auto kernel = reinterpret_cast<void (*)(Arguments)>(launch.kernel);
         check_cuda(cudaLaunchKernelEx(&config, kernel, copy_of(arguments)), launch.what);
     }
@@ -71,6 +77,18 @@ void launch(const char *what, CudaQueue &queue, const LaunchShape &shape, void (
 
 inline unsigned n_blocks(size_t n, size_t per_block) {
     return static_cast<unsigned>((n + per_block - 1) / per_block);
+}
+
+// What every kernel begins with: until those before it are done. Where launches overlap, a kernel's
+// blocks take their places while the last ones of the kernel before still run; what no kernel
+// writes, weights, may be read ahead of this.
+A2SF_INLINE void after_others() {
+#ifndef __CUDACC__
+    cuda_emulator::after_others();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
 }
 
 // The shared memory that a launch asked for, 16-byte aligned.

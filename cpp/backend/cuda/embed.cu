@@ -20,6 +20,7 @@ struct EmbedArgs {
 
 template <typename F>
 __global__ void __launch_bounds__(kThreads) embed_rows(EmbedArgs args) {
+    after_others();
     const size_t g = size_t{blockIdx.y} * kThreads + threadIdx.x, i = blockIdx.x;
     if (32 * g >= args.cols) return;
     float values[32];

@@ -25,6 +25,7 @@ struct SimilarityArgs {
 // Shared: sums of each warp, [kWarps, head_dim].
 template <KvType kType>
 __global__ void __launch_bounds__(kThreads) sum_keys(SimilarityArgs args) {
+    after_others();
     float *of_warps = reinterpret_cast<float *>(shared_memory());
     const unsigned part = blockIdx.x, head = blockIdx.y;
     const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -50,6 +51,7 @@ __global__ void __launch_bounds__(kThreads) sum_keys(SimilarityArgs args) {
 // Shared: mean [head_dim].
 template <KvType kType>
 __global__ void __launch_bounds__(kThreads) compare_keys(SimilarityArgs args) {
+    after_others();
     __shared__ float scratch[kWarp];
     float *mean = reinterpret_cast<float *>(shared_memory());
     const unsigned part = blockIdx.x, head = blockIdx.y;

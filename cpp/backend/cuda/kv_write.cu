@@ -41,6 +41,7 @@ A2SF_INLINE void store_q8(const float *x, size_t n, uint8_t *row) {
 }
 
 __global__ void __launch_bounds__(kWarps *kWarp) write_rows(WriteArgs args) {
+    after_others();
     const size_t item = size_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
     if (item >= args.m * args.n_kv_heads) return;
     const size_t i = item / args.n_kv_heads, head = item % args.n_kv_heads;

@@ -50,6 +50,7 @@ struct LikeliestArgs {
 };
 
 __global__ void __launch_bounds__(kThreads) search_run(LikeliestArgs args) {
+    after_others();
     __shared__ Most mosts[kThreads / kWarp];
     __shared__ float scratch[kWarp];
     const size_t first = blockIdx.x * kRun;
@@ -72,6 +73,7 @@ __global__ void __launch_bounds__(kThreads) search_run(LikeliestArgs args) {
 }
 
 __global__ void __launch_bounds__(kThreads) join_parts(LikeliestArgs args) {
+    after_others();
     __shared__ Most mosts[kThreads / kWarp];
     __shared__ float scratch[kWarp];
     Most most = {-INFINITY, UINT32_MAX};

@@ -52,6 +52,7 @@ A2SF_INLINE Best best_of_block(Best best, Best (&bests)[kThreads / kWarp]) {
 }
 
 __global__ void __launch_bounds__(kThreads) find_lowest(FindArgs args) {
+    after_others();
     __shared__ Best bests[kThreads / kWarp];
     const unsigned head = blockIdx.x;
     const size_t row = args.first[head];
@@ -71,6 +72,7 @@ __global__ void __launch_bounds__(kThreads) find_lowest(FindArgs args) {
 }
 
 __global__ void __launch_bounds__(kThreads) free_slot(KeptSlots kept) {
+    after_others();
     __shared__ Best bests[kThreads / kWarp];
     const unsigned head = blockIdx.x;
     const uint32_t live = kept.live[head];

@@ -110,6 +110,7 @@ struct WeightRows {
 // 4 warps, each 64 weight rows by half of the tokens.
 template <typename F, int kTokens>
 __global__ void __launch_bounds__(kTensorThreads) matmul_tensor(ProductArgs args) {
+    after_others();
     static_assert(kTensorRows == kTensorThreads, "a thread decodes a row");
     static_assert(sizeof(Stage<kTokens>) * kStages <= kMostShared, "stages fit");
     constexpr bool kHalf = kAsHalves<F>;
@@ -189,6 +190,7 @@ constexpr int kFloatStep = 16;
 
 // Plain floats: 256 threads, each 4 rows by 4 tokens, 16 apart.
 __global__ void __launch_bounds__(kFloatThreads) matmul_floats(ProductArgs args) {
+    after_others();
     __shared__ float w[kFloatStep][kFloatTile + 1], x[kFloatStep][kFloatTile + 1];
     const ProductPart part = part_of(args, blockIdx.y);
     const size_t first_row = size_t{blockIdx.y - part.first_block} * kFloatTile;

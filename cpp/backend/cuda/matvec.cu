@@ -73,14 +73,15 @@ __global__ void __launch_bounds__(kWarps *kWarp) matvec_groups(ProductArgs args)
     const unsigned lane = threadIdx.x % kWarp;
     const ProductPart part = part_of(args, blockIdx.x);
     const size_t row = row_of(part);
-    if (row >= part.rows) return;
     uint4 *stage = stages[threadIdx.x / kWarp];
     const uint8_t *weights = part.w + row * args.row_bytes;
+    uint4 words[C::kLoads] = {};
+    if (row < part.rows) fetch<F>(weights, 0, args.row_bytes, words);
+    after_others();
+    if (row >= part.rows) return;
     const int8_t *q = args.forms.q + blockIdx.y * args.padded;
     const float *scale = args.forms.scale + blockIdx.y * (args.padded / 32);
     const size_t n_groups = args.cols / 32;
-    uint4 words[C::kLoads] = {};
-    fetch<F>(weights, 0, args.row_bytes, words);
     float sum = 0.0f;
     size_t g = lane;
     for (size_t at = 0; at < args.row_bytes; at += C::kBytes, g += kWarp) {
@@ -100,31 +101,60 @@ __global__ void __launch_bounds__(kWarps *kWarp) matvec_groups(ProductArgs args)
     finish(args, part, row, sum);
 }
 
-// Plain formats: 8 neighbouring weights per lane.
+// Plain formats: 8 neighbouring weights per lane, a few such runs on their way at once.
+constexpr int kRuns = 4;
+constexpr size_t kRunStep = 8 * kWarp;
+
+template <typename F>
+struct Runs {
+    static constexpr int kWords = F::kBlockBytes * 8 / 16;
+    uint4 words[kRuns][kWords];
+
+    __device__ __forceinline__ void fetch(const uint8_t *row, size_t k, size_t cols) {
+#pragma unroll
+        for (int i = 0; i < kRuns; ++i) {
+            const size_t at = k + i * kRunStep;
+            if (at + 8 > cols) break;
+            memcpy(words[i], __builtin_assume_aligned(row + at * F::kBlockBytes, 16),
+                   sizeof words[i]);
+        }
+    }
+};
+
+// sum += of up to 8 weights from column k on, one at a time.
+template <typename F>
+A2SF_INLINE void add_each(const uint8_t *row, const float *x, size_t k, size_t cols, float &sum) {
+    for (size_t i = k; i < k + 8 && i < cols; ++i) {
+        sum += F::decode(row + i * F::kBlockBytes) * x[i];
+    }
+}
+
 template <typename F>
 __global__ void __launch_bounds__(kWarps *kWarp) matvec_plain(ProductArgs args) {
-    constexpr int kWords = F::kBlockBytes * 8 / 16;
     const ProductPart part = part_of(args, blockIdx.x);
-    const size_t row = row_of(part);
-    if (row >= part.rows) return;
+    const size_t row = row_of(part), first = threadIdx.x % kWarp * 8;
     const uint8_t *weights = part.w + row * args.row_bytes;
     const float *x = args.x + blockIdx.y * args.x_stride;
-    const bool vectors = is_vector(weights) && is_vector(x);
+    const bool vectors = args.vectors && is_vector(x);
+    Runs<F> runs;
+    if (vectors && row < part.rows) runs.fetch(weights, first, args.cols);
+    after_others();
+    if (row >= part.rows) return;
     float sum = 0.0f;
-    for (size_t k = threadIdx.x % kWarp * 8; k < args.cols; k += 8 * kWarp) {
-        const uint8_t *from = weights + k * F::kBlockBytes;
-        if (vectors && k + 8 <= args.cols) {
-            uint4 words[kWords];
-            float factors[8];
-            memcpy(words, __builtin_assume_aligned(from, 16), sizeof words);
-            memcpy(factors, __builtin_assume_aligned(x + k, 16), sizeof factors);
-            const uint8_t *bytes = reinterpret_cast<const uint8_t *>(words);
+    for (size_t k = first; k < args.cols; k += kRuns * kRunStep) {
+        if (vectors && k != first) runs.fetch(weights, k, args.cols);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) sum += F::decode(bytes + i * F::kBlockBytes) * factors[i];
-        } else {
-            for (size_t i = 0; i < 8 && k + i < args.cols; ++i) {
-                sum += F::decode(from + i * F::kBlockBytes) * x[k + i];
+        for (int i = 0; i < kRuns; ++i) {
+            const size_t at = k + i * kRunStep;
+            if (!vectors || at + 8 > args.cols) {
+                add_each<F>(weights, x, at, args.cols, sum);
+                continue;
             }
+            float factors[8];
+            memcpy(factors, __builtin_assume_aligned(x + at, 16), sizeof factors);
+            const uint8_t *bytes = reinterpret_cast<const uint8_t *>(runs.words[i]);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) sum += F::decode(bytes + j * F::kBlockBytes) * factors[j];
         }
     }
     finish(args, part, row, sum);

@@ -17,6 +17,7 @@ struct LoopArgs {
 
 // What is written in the end depends on all that was computed, so nothing of it is left out.
 __global__ void __launch_bounds__(kThreads) bytes_loop(LoopArgs args) {
+    after_others();
     int sums[kChains];
     for (int i = 0; i < kChains; ++i) sums[i] = (int)threadIdx.x + i;
     for (int round = 0; round < args.n_rounds; ++round) {
@@ -29,6 +30,7 @@ __global__ void __launch_bounds__(kThreads) bytes_loop(LoopArgs args) {
 }
 
 __global__ void __launch_bounds__(kThreads) floats_loop(LoopArgs args) {
+    after_others();
     float sums[kChains];
     for (int i = 0; i < kChains; ++i) sums[i] = (float)threadIdx.x + (float)i;
     for (int round = 0; round < args.n_rounds; ++round) {
@@ -41,6 +43,7 @@ __global__ void __launch_bounds__(kThreads) floats_loop(LoopArgs args) {
 }
 
 __global__ void __launch_bounds__(kThreads) tensor_loop(LoopArgs args) {
+    after_others();
     float c[kChains][4] = {};
     // Numbers from 1 to 2: zeros take less power, and so a higher clock.
     uint32_t a[4], b[2];

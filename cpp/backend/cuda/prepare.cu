@@ -70,6 +70,7 @@ A2SF_INLINE float made(const PrepareArgs &args, size_t t, size_t k, float factor
 }
 
 __global__ void __launch_bounds__(kThreads) prepare_rows(PrepareArgs args) {
+    after_others();
     __shared__ float scratch[kWarp];
     const size_t t = blockIdx.x;
     float factor = 1.0f, power = 1.0f;

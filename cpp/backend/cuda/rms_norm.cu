@@ -21,6 +21,7 @@ struct NormArgs {
 
 // x and y may be the same run.
 __global__ void __launch_bounds__(kThreads) norm_runs(NormArgs args) {
+    after_others();
     __shared__ float scratch[kWarp];
     const float *x = args.x + blockIdx.x * args.x_stride + blockIdx.y * args.width;
     float *y = args.y + blockIdx.x * args.y_stride + blockIdx.y * args.width;

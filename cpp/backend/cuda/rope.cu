@@ -20,6 +20,7 @@ struct AngleArgs {
 
 // In double: at position 100,000 a float angle is off by 4e-3.
 __global__ void __launch_bounds__(kThreads) make_angles(AngleArgs args) {
+    after_others();
     const size_t j = size_t{blockIdx.y} * kThreads + threadIdx.x, i = blockIdx.x;
     if (j >= args.half) return;
     const double angle = (double)args.pos[i] * args.frequency[j];
@@ -38,6 +39,7 @@ struct RopeArgs {
 };
 
 __global__ void __launch_bounds__(kThreads) turn_rows(RopeArgs args) {
+    after_others();
     const size_t pair = size_t{blockIdx.y} * kThreads + threadIdx.x;
     if (pair >= args.half * args.n_heads) return;
     const size_t head = pair / args.half, j = pair % args.half;

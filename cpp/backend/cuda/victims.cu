@@ -71,6 +71,7 @@ A2SF_INLINE size_t count_older(const int32_t *of_slot, size_t live, size_t slot)
 }
 
 __global__ void __launch_bounds__(kThreads) order_by_age(VictimsJob job) {
+    after_others();
     const unsigned head = blockIdx.y;
     const size_t row = job.heads.first[head], live = job.heads.live[head];
     const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -159,6 +160,7 @@ A2SF_INLINE double sum_of_block(double value, double *sums) {
 }
 
 __global__ void __launch_bounds__(kThreads) sum_scores(VictimsJob job) {
+    after_others();
     __shared__ double sums[kThreads / kWarp];
     const unsigned head = blockIdx.y;
     const size_t row = job.heads.first[head];
@@ -202,6 +204,7 @@ A2SF_INLINE float rank_by_two(const VictimsJob &job, unsigned head, size_t slot,
 }
 
 __global__ void __launch_bounds__(kThreads) rank_slots(VictimsJob job) {
+    after_others();
     const unsigned head = blockIdx.y;
     const size_t row = job.heads.first[head], i = size_t{blockIdx.x} * kThreads + threadIdx.x;
     if (i >= job.heads.live[head] || n_victims(job.heads, head) == 0) return;
@@ -235,6 +238,7 @@ __global__ void __launch_bounds__(kThreads) rank_slots(VictimsJob job) {
 }
 
 __global__ void __launch_bounds__(kThreads) apply_guard(VictimsJob job) {
+    after_others();
     const unsigned head = blockIdx.y;
     const size_t row = job.heads.first[head], live = job.heads.live[head];
     const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x, n = n_victims(job.heads, head);
@@ -253,6 +257,7 @@ __global__ void __launch_bounds__(kThreads) apply_guard(VictimsJob job) {
 }
 
 __global__ void __launch_bounds__(kThreads) choose(VictimsJob job) {
+    after_others();
     const unsigned head = blockIdx.y;
     const size_t row = job.heads.first[head], live = job.heads.live[head];
     const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x, n = n_victims(job.heads, head);
@@ -265,6 +270,7 @@ __global__ void __launch_bounds__(kThreads) choose(VictimsJob job) {
 }
 
 __global__ void __launch_bounds__(kThreads) pair_moves(VictimsJob job) {
+    after_others();
     const unsigned head = blockIdx.y;
     const size_t row = job.heads.first[head], live = job.heads.live[head];
     const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x, n = n_victims(job.heads, head);
@@ -300,6 +306,7 @@ struct MoveJob {
 constexpr unsigned kWarps = 4;
 
 __global__ void __launch_bounds__(kWarps *kWarp) move_rows(MoveJob job) {
+    after_others();
     const unsigned head = blockIdx.y, lane = threadIdx.x % kWarp;
     const size_t k = size_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
     if (k >= job.n_moves[head]) return;
@@ -332,6 +339,7 @@ struct HoleJob {
 };
 
 __global__ void __launch_bounds__(kThreads) take_holes(HoleJob job) {
+    after_others();
     const unsigned head = blockIdx.x;
     const uint32_t live = job.kept.live[head];
     __syncthreads();  // all have read before anything changes
@@ -356,6 +364,7 @@ struct PlacesJob {
 };
 
 __global__ void __launch_bounds__(kThreads) find_places(PlacesJob job) {
+    after_others();
     const unsigned head = blockIdx.y;
     const size_t row = job.heads.first[head], live = job.heads.live[head];
     const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x;

@@ -2,6 +2,7 @@
 // kernel by kernel, and a new graph where memory has moved.
 #include <doctest/doctest.h>
 
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -88,6 +89,32 @@ TEST_CASE("cuda graphs: what is played is what the kernels give one by one") {
             CHECK(run(options, false) == expected);
             CHECK(cuda_emulator::counts.n_plays > n_plays + 10);
         }
+    }
+}
+
+TEST_CASE("cuda graphs: launches overlap where card and kernels can, and give the same") {
+    const Outcome expected = run(options_for("a2sf"), false);
+    struct Case {
+        int major, ptx_version;
+        const char *wanted;
+        bool overlaps;
+    };
+    for (const Case &at :
+         {Case{9, 90, nullptr, true}, Case{9, 80, nullptr, false}, Case{8, 90, nullptr, false},
+          Case{12, 120, "1", true}, Case{12, 120, "0", false}}) {
+        CAPTURE(at.major);
+        CAPTURE(at.ptx_version);
+        const Restored restored;
+        cuda_emulator::machine.major = at.major;
+        cuda_emulator::machine.ptx_version = at.ptx_version;
+        if (at.wanted != nullptr) setenv("A2SF_CUDA_OVERLAP", at.wanted, 1);
+        const auto before = cuda_emulator::counts;
+        CHECK(run(options_for("a2sf"), false) == expected);
+        const auto after = cuda_emulator::counts;
+        CHECK(after.n_plays > before.n_plays);
+        CHECK(after.n_overlapping - before.n_overlapping ==
+              (at.overlaps ? after.n_launches - before.n_launches : 0));
+        unsetenv("A2SF_CUDA_OVERLAP");
     }
 }
 

@@ -68,10 +68,19 @@ using cudaGraph_t = struct EmulatedGraph *;
 using cudaGraphExec_t = struct EmulatedGraphExec *;
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+struct cudaLaunchAttribute {
+    cudaLaunchAttributeID id;
+    struct {
+        int programmaticStreamSerializationAllowed;
+    } val;
+};
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
     size_t dynamicSmemBytes = 0;
     cudaStream_t stream = nullptr;
+    cudaLaunchAttribute *attrs = nullptr;
+    unsigned numAttrs = 0;
 };
 
 const char *cudaGetErrorName(cudaError_t status);
@@ -104,6 +113,10 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
+
 namespace cuda_emulator {
 
 // What the machine of a test is like. Several threads may use it, one call at a time.
@@ -112,6 +125,7 @@ struct Machine {
     cudaError_t count_status = cudaSuccess;
     int n_devices = 1;
     int major = 8;
+    int ptx_version = 80;  // of the compiled kernels
     size_t n_memory = size_t{1} << 30;
     size_t most_host_bytes = size_t{1} << 30;
     size_t n_makes_left = SIZE_MAX;     // memory, streams and events, until no more are given
@@ -126,6 +140,7 @@ struct Counts {
     size_t n_events = 0;
     size_t n_waits = 0;          // that had something to wait for, since the beginning
     size_t n_launches = 0;       // since the beginning
+    size_t n_overlapping = 0;    // launches that may, since the beginning
     size_t n_asked = 0;          // launches that no graph holds, since the beginning
     size_t n_graphs = 0;         // and what is made of them
     size_t n_captures = 0;       // since the beginning
@@ -136,6 +151,7 @@ struct Counts {
 extern Counts counts;
 
 unsigned char *shared_memory();
+void after_others();  // every thread of a kernel calls it, or it is an error
 void block_barrier();
 int block_or(int value);
 void warp_barrier();
@@ -180,6 +196,12 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
         at.stream, [at, kernel, ... copies = std::decay_t<Parameters>(arguments)] {
             cuda_emulator::run_kernel(at, [&] { kernel(copies...); });
         });
+}
+
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, Kernel) {
+    attributes->ptxVersion = cuda_emulator::machine.ptx_version;
+    return cudaSuccess;
 }
 
 inline void __syncthreads() {

@@ -67,6 +67,7 @@ struct Copy {
 struct Fiber {
     Context context;
     bool done = false;
+    bool came_after_others = false;
     unsigned index = 0;
     const Barrier *waits_at = nullptr;
     size_t waits_for = 0;
@@ -155,6 +156,7 @@ void begin_block(unsigned n_threads) {
     for (unsigned i = 0; i < n_threads; ++i) {
         Fiber &fiber = *fibers[i];
         fiber.done = false;
+        fiber.came_after_others = false;
         fiber.index = i;
         fiber.waits_at = nullptr;
         fiber.n_exchanges = 0;
@@ -176,7 +178,12 @@ void run_block(unsigned n_threads) {
             fiber.waits_at = nullptr;
             any = true;
             resume(fiber);
-            if (fiber.done) --n_left;
+            if (!fiber.done) continue;
+            --n_left;
+            if (!fiber.came_after_others) {
+                fibers.clear();
+                throw std::logic_error("emulated kernel: a thread without after_others()");
+            }
         }
         if (!any) {
             fibers.clear();  // some are in the middle of it
@@ -189,6 +196,10 @@ void run_block(unsigned n_threads) {
 
 unsigned char *shared_memory() {
     return shared_bytes;
+}
+
+void after_others() {
+    running->came_after_others = true;
 }
 
 void block_barrier() {
@@ -297,6 +308,7 @@ void wait_for_copies(size_t n_newest) {
 
 void run_kernel(const cudaLaunchConfig_t &config, const std::function<void()> &thread) {
     ++counts.n_launches;
+    if (config.numAttrs > 0) ++counts.n_overlapping;
     if (machine.n_launches_left != SIZE_MAX && machine.n_launches_left-- == 0) {
         throw std::runtime_error("emulated kernel: told to fail");
     }
