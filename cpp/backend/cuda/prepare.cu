@@ -1,6 +1,9 @@
 // An input made ready for its products: normed or gated on the way, then as floats, as bytes with a
-// scale for each 32, as halves of a size, or as bfloat16. One block per row.
+// scale for each 32, as halves of a size, or as bfloat16. One block per row where there are
+// many; else several, each of which finds out by itself what the whole row says.
 #include "backend/cuda/tensor.cuh"
+
+#include <algorithm>
 
 #include "backend/cuda/cuda_kernels.h"
 
@@ -8,6 +11,7 @@ namespace a2sf {
 namespace {
 
 constexpr unsigned kThreads = 256;
+constexpr size_t kEnoughBlocks = 128;
 
 struct PrepareArgs {
     const float *x;
@@ -18,6 +22,7 @@ struct PrepareArgs {
     size_t up_stride;
     bool gelu;
     size_t cols, padded;
+    size_t cols_each;  // of a block
     CudaForms forms;
     bool operator==(const PrepareArgs &) const = default;
 };
@@ -87,10 +92,12 @@ __global__ void __launch_bounds__(kThreads) prepare_rows(PrepareArgs args) {
             amax = fmaxf(amax, fabsf(made(args, t, k, factor)));
         }
         power = half_power(block_max(amax, scratch));
-        if (threadIdx.x == 0) args.forms.half_size[t] = 1.0f / power;
+        if (blockIdx.y == 0 && threadIdx.x == 0) args.forms.half_size[t] = 1.0f / power;
     }
     // A warp takes whole groups of 32: all its lanes stay together.
-    for (size_t k = threadIdx.x; k < args.padded; k += kThreads) {
+    const size_t first = blockIdx.y * args.cols_each;
+    const size_t end = first + args.cols_each < args.padded ? first + args.cols_each : args.padded;
+    for (size_t k = first + threadIdx.x; k < end; k += kThreads) {
         const float value = k < args.cols ? made(args, t, k, factor) : 0.0f;
         if (args.forms.rows != nullptr && k < args.cols) args.forms.rows[t * args.cols + k] = value;
         if (args.forms.half != nullptr) {
@@ -109,6 +116,10 @@ __global__ void __launch_bounds__(kThreads) prepare_rows(PrepareArgs args) {
 }  // namespace
 
 void cuda_prepare(CudaQueue &queue, const Input &input, const CudaForms &forms) {
+    const size_t m = input.x.rows, padded = padded_cols(input.x.cols);
+    const size_t n_runs = n_blocks(padded, kThreads);
+    const size_t n_wanted = std::clamp(kEnoughBlocks / m, size_t{1}, n_runs);
+    const size_t cols_each = n_blocks(n_runs, n_wanted) * size_t{kThreads};
     const PrepareArgs args = {input.x.data,
                               input.x.stride,
                               input.norm,
@@ -117,9 +128,11 @@ void cuda_prepare(CudaQueue &queue, const Input &input, const CudaForms &forms) 
                               input.up.stride,
                               input.act == Activation::GeluTanh,
                               input.x.cols,
-                              padded_cols(input.x.cols),
+                              padded,
+                              cols_each,
                               forms};
-    const LaunchShape shape = {dim3(static_cast<unsigned>(input.x.rows)), dim3(kThreads)};
+    const LaunchShape shape = {dim3(static_cast<unsigned>(m), n_blocks(padded, cols_each)),
+                               dim3(kThreads)};
     launch("input of a product", queue, shape, prepare_rows, args);
 }
 

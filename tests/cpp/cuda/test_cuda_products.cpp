@@ -240,7 +240,7 @@ TEST_CASE("cuda products: normed and gated inputs, and the whole FFN, follow the
         for (const size_t m : {1, 5}) {
             CAPTURE(m);
             Rng rng(35);
-            const size_t cols = 96, hidden = 64;
+            const size_t cols = 288, hidden = 320;
             const auto weights = [&](size_t n) { return random_blocks(rng, type, n); };
             const auto gate = weights(hidden * cols), up = weights(hidden * cols);
             const auto down = weights(cols * hidden);
