@@ -370,6 +370,8 @@ void CudaBackend::matmul(const Input &input, std::span<const Product> products) 
         job.products = products.first(n);
         products = products.subspan(n);
         if (batch) {
+            const size_t n_decoded = cuda_matmul_workspace(job.products);
+            job.decoded = {reserve<uint16_t>(decoded_, n_decoded), n_decoded};
             cuda_matmul(queue_, job);
         } else {
             cuda_matvec(queue_, job);

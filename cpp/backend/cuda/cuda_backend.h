@@ -82,6 +82,7 @@ class CudaBackend final : public Backend {
     ThreadPool pool_;
     // CudaForms.
     std::unique_ptr<GpuMemory> rows_, quantized_, scales_, halves_, half_sizes_, bfloats_;
+    std::unique_ptr<GpuMemory> decoded_;    // CudaProducts::decoded
     std::unique_ptr<GpuMemory> hidden_;     // [2, m, hidden_dim]
     std::unique_ptr<GpuMemory> attention_;  // CudaAttention::workspace
     std::unique_ptr<SharedMemory> lowest_;  // [n_kv_heads]

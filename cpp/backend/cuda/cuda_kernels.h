@@ -43,10 +43,21 @@ struct CudaProducts {
     std::span<const Product> products;
     Matrix<const float> x;
     CudaForms forms;
+    std::span<uint16_t> decoded;  // of cuda_matmul_workspace() elements, or a row at least
 };
+// GGUF's number of F32, whose products are exact on every device.
+constexpr uint32_t kGgmlF32 = 0;
 CudaForm cuda_batch_form(const Weight &w);
+// Weights that matmul decodes first: all, or as many rows at a time as this holds.
+constexpr size_t kMostDecodedBytes = size_t{64} << 20;
+size_t cuda_matmul_workspace(std::span<const Product> products);
 void cuda_matvec(CudaQueue &queue, const CudaProducts &job);
 void cuda_matmul(CudaQueue &queue, const CudaProducts &job);
+
+// Rows [first, first + n_rows) as halves or, where those do not hold them, as bfloat16, padded with
+// zeros. to [n_rows, padded_cols(w.cols)].
+bool cuda_decodes_halves(const Weight &w);
+void cuda_decode(CudaQueue &queue, const Weight &w, size_t first, size_t n_rows, uint16_t *to);
 
 void cuda_rms_norm(CudaQueue &queue, Matrix<const float> x, size_t width, const float *weight,
                    float eps, Matrix<float> y, bool accumulate);

@@ -10,6 +10,9 @@
 #ifdef __CUDACC__
 #include <cuda_fp16.h>
 #define A2SF_NATIVE_HALF __half
+#define A2SF_ASSUME_GLOBAL(p) __builtin_assume((p) == nullptr || __isGlobal(p))
+#else
+#define A2SF_ASSUME_GLOBAL(p) static_cast<void>(p)
 #endif
 #include <math.h>
 #include <stddef.h>

@@ -1,20 +1,15 @@
-// Products of a batch: tiles of weight rows by tokens, multiplied by tensor cores. Columns come to
-// shared memory 32 at a time, the next ones while the last are multiplied: activations and weights
-// of 16 bits as they are, other weights decoded on the way to halves, or to bfloat16 where a type
-// has its range. F32 weights stay floats, so that what is exact on the CPU is here.
+// Products of a batch: tiles of weight rows by tokens, multiplied by tensor cores. Weights of 16
+// bits are read as they are; others are decoded first (decode.cu), as many rows at a time as there
+// is scratch for, to halves, or to bfloat16 where a type has its range. Columns come to shared
+// memory 32 at a time, the next ones while the last are multiplied. F32 weights stay floats, so
+// that what is exact on the CPU is here.
+#include <algorithm>
+
 #include "backend/cuda/products.cuh"
 #include "backend/cuda/tensor.cuh"
 
 namespace a2sf {
 namespace {
-
-// Which 16-bit numbers weights become: what they are, or what holds them best.
-template <typename F>
-constexpr bool kAsHalves = true;
-template <>
-constexpr bool kAsHalves<BF16> = false;
-template <>
-constexpr bool kAsHalves<MXFP4> = false;
 
 constexpr unsigned kTensorThreads = 128;
 constexpr unsigned kTensorRows = 128;  // weight rows of a block
@@ -34,86 +29,46 @@ struct Stage {
     uint4 x[kTokens * kWords];
 };
 
-// Columns [k, k + 32) of n_rows rows of 16-bit numbers, on their way to shared memory; zeros behind
-// column `cols` and behind the last row.
+// Rows of 16-bit numbers on their way to shared memory: kRows of them from `first` on. Each thread
+// brings one word of every 32nd row.
 template <int kRows>
-A2SF_INLINE void copy_rows(uint4 *to, const uint8_t *rows, size_t row_bytes, size_t first,
-                           size_t n_rows, size_t k, size_t cols) {
-    const int i = threadIdx.x % kWords;
-    const size_t col = k + 8 * i;
-    const size_t n_left = col < cols ? cols - col : 0;
-    const uint32_t n_bytes = n_left < 8 ? 2 * (uint32_t)n_left : 16;
+struct RowCopies {
+    const uint8_t *own;  // this thread's word of the first step, in the first of its rows
+    size_t row_step;     // bytes between its rows
+    int n_rows;          // its rows that are there
+    size_t cols, col;
+
+    static constexpr int kRowsApart = kTensorThreads / kWords;
+    __device__ __forceinline__ RowCopies(const uint8_t *rows, size_t row_bytes, size_t first,
+                                         size_t n_all, size_t n_cols)
+        : cols(n_cols), col(threadIdx.x % kWords * 8) {
+        const size_t row = first + threadIdx.x / kWords;
+        own = rows + row * row_bytes + 2 * col;
+        row_step = kRowsApart * row_bytes;
+        n_rows = row < n_all ? (int)((n_all - row + kRowsApart - 1) / kRowsApart) : 0;
+    }
+
+    // Of a step; zeros behind the last row and column.
+    __device__ __forceinline__ void begin(int step, uint4 *to) const {
+        const size_t at = col + size_t(step) * kStep;
+        const size_t n_left = at < cols ? cols - at : 0;
+        const uint32_t n_bytes = n_left < 8 ? 2 * (uint32_t)n_left : 16;
+        const uint8_t *from = own + size_t(step) * kStep * 2;
 #pragma unroll
-    for (int row = threadIdx.x / kWords; row < kRows; row += kTensorThreads / kWords) {
-        const bool inside = n_bytes > 0 && first + row < n_rows;
-        const uint8_t *from = inside ? rows + (first + row) * row_bytes + 2 * col : rows;
-        copy_beside(to + word_at(row, i), from, inside ? n_bytes : 0);
-    }
-}
-
-// 32 weights of a row as pairs, to shared memory. value(i): the i-th.
-template <bool kHalf, typename Value>
-A2SF_INLINE void put_row(uint4 *to, int row, const Value &value) {
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-        uint4 word;
-        word.x = pack_pair<kHalf>(value(8 * i), value(8 * i + 1));
-        word.y = pack_pair<kHalf>(value(8 * i + 2), value(8 * i + 3));
-        word.z = pack_pair<kHalf>(value(8 * i + 4), value(8 * i + 5));
-        word.w = pack_pair<kHalf>(value(8 * i + 6), value(8 * i + 7));
-        to[word_at(row, i)] = word;
-    }
-}
-
-// Weights on their way: rows [first, first + 128) of a part. begin() asks for a step's, finish()
-// puts into shared memory what does not go there by itself.
-template <typename F>
-struct WeightRows {
-    const ProductArgs &args;
-    const uint8_t *w;
-    size_t first, rows;
-    Group group;
-
-    static constexpr bool kGroups = F::kGroup != 0;
-    __device__ __forceinline__ const uint8_t *own() const {
-        return w + (first + threadIdx.x) * args.row_bytes;
-    }
-    __device__ __forceinline__ bool inside() const { return first + threadIdx.x < rows; }
-
-    __device__ __forceinline__ void begin(size_t k, uint4 *to) {
-        if constexpr (kGroups) {
-            constexpr size_t kPerBlock = F::kBlock / 32;
-            const size_t g = k / 32;
-            if (inside()) {
-                Groups<F>::load(own() + g / kPerBlock * F::kBlockBytes, (int)(g % kPerBlock),
-                                group);
-            }
-        } else if (args.vectors) {
-            copy_rows<kTensorRows>(to, w, args.row_bytes, first, rows, k, args.cols);
-        }
-    }
-    __device__ __forceinline__ void finish(size_t k, uint4 *to) {
-        if constexpr (kGroups) {
-            const bool valid = inside();
-            put_row<kAsHalves<F>>(to, threadIdx.x,
-                                  [&](int i) { return valid ? group_value<F>(group, i) : 0.0f; });
-        } else if (!args.vectors) {
-            put_row<kAsHalves<F>>(to, threadIdx.x, [&](int i) {
-                const size_t col = k + i;
-                if (!inside() || col >= args.cols) return 0.0f;
-                return F::decode(own() + col * F::kBlockBytes);
-            });
+        for (int i = 0; i < kRows / kRowsApart; ++i) {
+            const bool inside = i < n_rows && n_bytes > 0;
+            const int row = threadIdx.x / kWords + i * kRowsApart;
+            copy_beside(to + word_at(row, threadIdx.x % kWords), inside ? from + i * row_step : own,
+                        inside ? n_bytes : 0);
         }
     }
 };
 
 // 4 warps, each 64 weight rows by half of the tokens.
-template <typename F, int kTokens>
+template <bool kHalf, int kTokens>
 __global__ void __launch_bounds__(kTensorThreads) matmul_tensor(ProductArgs args) {
     after_others();
-    static_assert(kTensorRows == kTensorThreads, "a thread decodes a row");
     static_assert(sizeof(Stage<kTokens>) * kStages <= kMostShared, "stages fit");
-    constexpr bool kHalf = kAsHalves<F>;
     constexpr int kPairs = kTokens / 32;  // of 8 tokens, twice, of a warp
     auto *stages = reinterpret_cast<Stage<kTokens> *>(shared_memory());
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -122,31 +77,25 @@ __global__ void __launch_bounds__(kTensorThreads) matmul_tensor(ProductArgs args
     const size_t first_row = size_t{blockIdx.y - part.first_block} * kTensorRows;
     const size_t first_token = size_t{blockIdx.x} * kTokens;
     const auto *x = reinterpret_cast<const uint8_t *>(kHalf ? args.forms.half : args.forms.bfloat);
-    WeightRows<F> weights = {args, part.w, first_row, part.rows, {}};
+    const RowCopies<kTensorRows> weights(part.w, args.row_bytes, first_row, part.rows, args.cols);
+    const RowCopies<kTokens> tokens(x, args.padded * 2, first_token, args.m, args.padded);
     const int n_steps = (int)(args.padded / kStep);
     const auto begin = [&](int step) {
-        Stage<kTokens> &to = stages[step % kStages];
-        const size_t k = size_t(step) * kStep;
-        copy_rows<kTokens>(to.x, x, args.padded * 2, first_token, args.m, k, args.padded);
-        weights.begin(k, to.w);
-    };
-    const auto finish = [&](int step) {
-        weights.finish(size_t(step) * kStep, stages[step % kStages].w);
-    };
-    for (int step = 0; step < kStages - 1; ++step) {
-        if (step < n_steps) begin(step);
-        if (step < n_steps) finish(step);
+        if (step < n_steps) {
+            Stage<kTokens> &to = stages[step % kStages];
+            weights.begin(step, to.w);
+            tokens.begin(step, to.x);
+        }
         end_copies();
-    }
+    };
+    for (int step = 0; step < kStages - 1; ++step) begin(step);
     float c[4][2 * kPairs][4] = {};
     for (int step = 0; step < n_steps; ++step) {
         // This step's columns are there; nobody reads those of the step before, whose place the
         // next ones take.
         wait_for_copies<kStages - 2>();
         __syncthreads();
-        const int next = step + kStages - 1;
-        if (next < n_steps) begin(next);
-        end_copies();
+        begin(step + kStages - 1);
         const Stage<kTokens> &from = stages[step % kStages];
 #pragma unroll
         for (int i = 0; i < kWords; i += 2) {
@@ -168,7 +117,6 @@ __global__ void __launch_bounds__(kTensorThreads) matmul_tensor(ProductArgs args
                 }
             }
         }
-        if (next < n_steps) finish(next);
     }
     const size_t row = first_row + own_row + lane / 4;
     const size_t token = first_token + own_token + lane % 4 * 2;
@@ -222,40 +170,94 @@ __global__ void __launch_bounds__(kFloatThreads) matmul_floats(ProductArgs args)
     }
 }
 
-using MatmulKernel = void (*)(ProductArgs);
-struct MatmulEntry {
-    CudaForm form;
-    MatmulKernel few, many;  // for kFew tokens, and for more
-};
-constexpr unsigned kFew = 64, kMany = 128;
-template <typename F>
-constexpr MatmulEntry kEntry = {kAsHalves<F> ? CudaForm::Halves : CudaForm::Bfloats,
-                                matmul_tensor<F, kFew>, matmul_tensor<F, kMany>};
-template <>
-constexpr MatmulEntry kEntry<F32> = {CudaForm::Floats, matmul_floats, matmul_floats};
-constexpr MatmulEntry kMatmul[] = {
-#define A2SF_ENTRY(F) kEntry<F>,
-    A2SF_WEIGHT_FORMATS(A2SF_ENTRY)
-#undef A2SF_ENTRY
-};
+constexpr unsigned kFew = 64, kMany = 128;  // tokens of a block
+// Smaller blocks where there would be fewer than this.
+constexpr size_t kEnoughBlocks = 128;
+
+void launch_tensor(CudaQueue &queue, const ProductArgs &args, unsigned n_row_blocks, bool halves) {
+    const bool few = args.m <= kFew || n_blocks(args.m, kMany) * n_row_blocks < kEnoughBlocks;
+    // Blocks of the same weights are neighbours: weights are read from far away once.
+    const LaunchShape shape = {dim3(n_blocks(args.m, few ? kFew : kMany), n_row_blocks),
+                               dim3(kTensorThreads),
+                               kStages * (few ? sizeof(Stage<kFew>) : sizeof(Stage<kMany>))};
+    const auto kernel = halves ? few ? matmul_tensor<true, kFew> : matmul_tensor<true, kMany>
+                        : few  ? matmul_tensor<false, kFew>
+                               : matmul_tensor<false, kMany>;
+    launch("product of a batch", queue, shape, kernel, args);
+}
+
+size_t rows_of(std::span<const Product> products) {
+    size_t n = 0;
+    for (const Product &product : products) n += product.w->rows;
+    return n;
+}
+
+// Rows of `cols` weights that are decoded at a time.
+size_t most_decoded(size_t cols) {
+    const size_t n = kMostDecodedBytes / (padded_cols(cols) * sizeof(uint16_t));
+    return std::max(n / kTensorRows, size_t{1}) * kTensorRows;
+}
+
+bool are_decoded(std::span<const Product> products) {
+    const CudaForm form = cuda_batch_form(*products.front().w);
+    if (form == CudaForm::Floats) return false;
+    return products.front().w->type->group != 0 || !have_vectors(products);
+}
+
+// Decodes and multiplies as many rows at a time as there is scratch for.
+void multiply_decoded(CudaQueue &queue, const CudaProducts &job, bool halves) {
+    const size_t padded = padded_cols(job.products.front().w->cols);
+    const size_t most = job.decoded.size() / padded;
+    ProductArgs args = product_args(job);
+    args.row_bytes = padded * sizeof(uint16_t);
+    args.cols = padded;
+    size_t n_decoded = 0;
+    unsigned n_row_blocks = 0;
+    const auto multiply = [&] {
+        if (args.n_parts > 0) launch_tensor(queue, args, n_row_blocks, halves);
+        args.n_parts = 0;
+        n_decoded = n_row_blocks = 0;
+    };
+    for (const Product &product : job.products) {
+        for (size_t first = 0; first < product.w->rows;) {
+            const size_t n = std::min(product.w->rows - first, most - n_decoded);
+            uint16_t *to = job.decoded.data() + n_decoded * padded;
+            cuda_decode(queue, *product.w, first, n, to);
+            add_part(args, product, to, first, n, n_row_blocks);
+            n_row_blocks += n_blocks(n, kTensorRows);
+            n_decoded += n;
+            first += n;
+            if (n_decoded == most) multiply();
+        }
+    }
+    multiply();
+}
 
 }  // namespace
 
 CudaForm cuda_batch_form(const Weight &w) {
-    return kMatmul[w.type->index].form;
+    if (w.type->ggml_id == kGgmlF32) return CudaForm::Floats;
+    return cuda_decodes_halves(w) ? CudaForm::Halves : CudaForm::Bfloats;
+}
+
+size_t cuda_matmul_workspace(std::span<const Product> products) {
+    if (!are_decoded(products)) return 0;
+    const size_t cols = products.front().w->cols;
+    return std::min(rows_of(products), most_decoded(cols)) * padded_cols(cols);
 }
 
 void cuda_matmul(CudaQueue &queue, const CudaProducts &job) {
-    const MatmulEntry &entry = kMatmul[job.products.front().w->type->index];
-    const bool floats = entry.form == CudaForm::Floats, few = job.x.rows <= kFew;
-    const unsigned n_tokens = floats ? kFloatTile : few ? kFew : kMany;
-    unsigned n_row_blocks = 0;
-    const ProductArgs args = product_args(job, floats ? kFloatTile : kTensorRows, &n_row_blocks);
-    // Blocks of the same weights are neighbours: weights are read from far away once.
-    LaunchShape shape = {dim3(n_blocks(job.x.rows, n_tokens), n_row_blocks),
-                         dim3(floats ? kFloatThreads : kTensorThreads)};
-    if (!floats) shape.n_shared = kStages * (few ? sizeof(Stage<kFew>) : sizeof(Stage<kMany>));
-    launch("product of a batch", queue, shape, few ? entry.few : entry.many, args);
+    const CudaForm form = cuda_batch_form(*job.products.front().w);
+    if (are_decoded(job.products)) {
+        return multiply_decoded(queue, job, form == CudaForm::Halves);
+    }
+    const bool floats = form == CudaForm::Floats;
+    ProductArgs args = product_args(job);
+    const unsigned n_row_blocks = add_parts(args, job.products, floats ? kFloatTile : kTensorRows);
+    if (!floats) return launch_tensor(queue, args, n_row_blocks, form == CudaForm::Halves);
+    const LaunchShape shape = {dim3(n_blocks(args.m, kFloatTile), n_row_blocks),
+                               dim3(kFloatThreads)};
+    launch("product of a batch", queue, shape, matmul_floats, args);
 }
 
 }  // namespace a2sf

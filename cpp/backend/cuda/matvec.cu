@@ -178,8 +178,8 @@ constexpr MatvecKernel kMatvec[] = {
 }  // namespace
 
 void cuda_matvec(CudaQueue &queue, const CudaProducts &job) {
-    unsigned n_row_blocks = 0;
-    const ProductArgs args = product_args(job, kWarps, &n_row_blocks);
+    ProductArgs args = product_args(job);
+    const unsigned n_row_blocks = add_parts(args, job.products, kWarps);
     const LaunchShape shape = {dim3(n_row_blocks, static_cast<unsigned>(job.x.rows)),
                                dim3(kWarps * kWarp)};
     const size_t type = job.products.front().w->type->index;

@@ -31,8 +31,16 @@ struct ProductArgs {
     bool operator==(const ProductArgs &) const = default;
 };
 
-// For blocks of rows_each rows. n_blocks: of all parts together.
-inline ProductArgs product_args(const CudaProducts &job, size_t rows_each, unsigned *n_row_blocks) {
+// Whether all rows of weights begin at multiples of 16 bytes.
+inline bool have_vectors(std::span<const Product> products) {
+    const Weight &w = *products.front().w;
+    bool all = w.type->row_bytes(w.cols) % 16 == 0;
+    for (const Product &product : products) all = all && is_vector(product.w->data);
+    return all;
+}
+
+// Without parts.
+inline ProductArgs product_args(const CudaProducts &job) {
     const Weight &w = *job.products.front().w;
     ProductArgs args = {};
     args.row_bytes = w.type->row_bytes(w.cols);
@@ -43,20 +51,29 @@ inline ProductArgs product_args(const CudaProducts &job, size_t rows_each, unsig
     args.x_stride = job.x.stride;
     args.forms = job.forms;
     args.accumulate = job.products.front().accumulate;
-    args.vectors = args.row_bytes % 16 == 0;
+    args.vectors = have_vectors(job.products);
+    return args;
+}
+
+// Rows [first, first + n) of a product, whose weights lie at w.
+inline void add_part(ProductArgs &args, const Product &product, const void *w, size_t first,
+                     size_t n, unsigned first_block) {
+    args.parts[args.n_parts++] = {static_cast<const uint8_t *>(w),
+                                  n,
+                                  product.bias == nullptr ? nullptr : product.bias + first,
+                                  product.y.data + first,
+                                  product.y.stride,
+                                  first_block};
+}
+
+// All of them, rows_each rows to a block; how many blocks.
+inline unsigned add_parts(ProductArgs &args, std::span<const Product> products, size_t rows_each) {
     unsigned n = 0;
-    for (const Product &product : job.products) {
-        args.parts[args.n_parts++] = {static_cast<const uint8_t *>(product.w->data),
-                                      product.w->rows,
-                                      product.bias,
-                                      product.y.data,
-                                      product.y.stride,
-                                      n};
-        args.vectors = args.vectors && is_vector(product.w->data);
+    for (const Product &product : products) {
+        add_part(args, product, product.w->data, 0, product.w->rows, n);
         n += n_blocks(product.w->rows, rows_each);
     }
-    *n_row_blocks = n;
-    return args;
+    return n;
 }
 
 A2SF_INLINE ProductPart part_of(const ProductArgs &args, unsigned block) {
@@ -65,6 +82,10 @@ A2SF_INLINE ProductPart part_of(const ProductArgs &args, unsigned block) {
     for (int i = 1; i < (int)kCudaMostProducts; ++i) {
         if (i < args.n_parts && block >= args.parts[i].first_block) part = args.parts[i];
     }
+    // Said so, its loads are those of global memory: the choice hides where pointers come from.
+    A2SF_ASSUME_GLOBAL(part.w);
+    A2SF_ASSUME_GLOBAL(part.bias);
+    A2SF_ASSUME_GLOBAL(part.y);
     return part;
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/cuda/cuda_kernels.h"
 #include "cuda_fixture.h"
 
 using namespace a2sf;
@@ -156,6 +157,54 @@ TEST_CASE("cuda products: activations as large and as small as floats may be") {
     }
 }
 
+// Where there is scratch for few rows, they are multiplied as they come.
+TEST_CASE("cuda products: weights decoded some rows at a time give what all at once give") {
+    const size_t cols = 256, m = 5;
+    const WeightType &type = *find_weight_type(12);
+    Rng rng(39);
+    CudaBackend backend(1);
+    CudaQueue queue;
+    const OnDevice x(backend, random_floats(rng, m * cols));
+    CudaForms forms;
+    const OnDevice half(backend, std::vector<uint16_t>(m * cols));
+    const OnDevice half_size(backend, std::vector<float>(m));
+    forms.half = half.data();
+    forms.half_size = half_size.data();
+    const Input input(Matrix<const float>(x.matrix(m, cols)));
+    const size_t n_rows[] = {150, 1, 300};
+    std::vector<std::unique_ptr<DeviceMemory>> memory;
+    std::vector<Weight> weights;
+    for (const size_t rows : n_rows) {
+        const std::vector<uint8_t> blocks = random_blocks(rng, type, rows * cols);
+        memory.push_back(backend.upload(std::as_bytes(std::span(blocks))));
+        weights.push_back({&type, rows, cols, memory.back()->data()});
+    }
+    const OnDevice bias(backend, random_floats(rng, 300));
+    const std::vector<float> before = random_floats(rng, m * 300);
+    std::vector<std::vector<float>> expected;
+    for (const size_t n_decoded : {451, 300, 150, 128, 7, 1}) {
+        CAPTURE(n_decoded);
+        const OnDevice decoded(backend, std::vector<uint16_t>(n_decoded * cols));
+        const OnDevice a(backend, before), b(backend, before), c(backend, before);
+        const Product products[] = {{&weights[0], bias.data(), a.matrix(m, 150, 300), true},
+                                    {&weights[1], nullptr, b.matrix(m, 1, 300), true},
+                                    {&weights[2], bias.data(), c.matrix(m, 300), true}};
+        CudaProducts job;
+        job.products = products;
+        job.x = input.x;
+        job.forms = forms;
+        job.decoded = {decoded.data(), n_decoded * cols};
+        backend.wait();
+        cuda_prepare(queue, input, forms);
+        cuda_matmul(queue, job);
+        queue.wait();
+        const std::vector<std::vector<float>> found = {a.fetch(), b.fetch(), c.fetch()};
+        if (expected.empty()) expected = found;
+        CHECK(found == expected);
+        CHECK(found[2] != before);
+    }
+}
+
 // Neighbours of one type are one launch: it must not matter to what they give.
 TEST_CASE("cuda products: several of one input give bit for bit what each gives alone") {
     const uint32_t ids[] = {8, 8, 12, 12, 12, 12, 12, 0, 0, 1, 1};
@@ -190,8 +239,9 @@ TEST_CASE("cuda products: several of one input give bit for bit what each gives 
         const size_t before = cuda_emulator::counts.n_launches;
         backend.matmul(input, products);
         backend.wait();
-        // The input, then Q8_0, Q4_K before and behind the sum and the sum, F32, F16.
-        CHECK(cuda_emulator::counts.n_launches - before == 7);
+        // The input, then Q8_0, Q4_K before and behind the sum and the sum, F32, F16. For a batch
+        // each of Q8_0 and Q4_K is decoded.
+        CHECK(cuda_emulator::counts.n_launches - before == (m == 1 ? 7 : 14));
         for (size_t i = 0; i < n; ++i) {
             const Product one = product(i, *alone[i]);
             backend.matmul(input, {&one, 1});
