@@ -64,12 +64,39 @@ struct RowCopies {
     }
 };
 
+// Adds a step's products to those of a warp's 64 weight rows from `first_row` and half of the
+// tokens from `first_token`.
+template <bool kHalf, int kTokens>
+A2SF_INLINE void multiply_stage(const Stage<kTokens> &from, int first_row, int first_token,
+                                float (&c)[4][kTokens / 16][4]) {
+    const int lane = threadIdx.x % kWarp;
+#pragma unroll
+    for (int i = 0; i < kWords; i += 2) {
+        uint32_t a[4][4];
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+            const int row = first_row + 16 * r + lane % 16;
+            load_matrices(from.w + word_at(row, i + lane / 16), a[r]);
+        }
+#pragma unroll
+        for (int p = 0; p < kTokens / 32; ++p) {
+            const int token = first_token + 16 * p + lane / 16 * 8 + lane % 8;
+            uint32_t b[4];
+            load_matrices(from.x + word_at(token, i + lane / 8 % 2), b);
+#pragma unroll
+            for (int r = 0; r < 4; ++r) {
+                multiply_tiles<kHalf>(c[r][2 * p], a[r], b[0], b[1]);
+                multiply_tiles<kHalf>(c[r][2 * p + 1], a[r], b[2], b[3]);
+            }
+        }
+    }
+}
+
 // 4 warps, each 64 weight rows by half of the tokens.
 template <bool kHalf, int kTokens>
 __global__ void __launch_bounds__(kTensorThreads) matmul_tensor(ProductArgs args) {
     after_others();
     static_assert(sizeof(Stage<kTokens>) * kStages <= kMostShared, "stages fit");
-    constexpr int kPairs = kTokens / 32;  // of 8 tokens, twice, of a warp
     auto *stages = reinterpret_cast<Stage<kTokens> *>(shared_memory());
     const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
     const int own_row = warp % 2 * 64, own_token = warp / 2 * (kTokens / 2);
@@ -89,39 +116,19 @@ __global__ void __launch_bounds__(kTensorThreads) matmul_tensor(ProductArgs args
         end_copies();
     };
     for (int step = 0; step < kStages - 1; ++step) begin(step);
-    float c[4][2 * kPairs][4] = {};
+    float c[4][kTokens / 16][4] = {};
     for (int step = 0; step < n_steps; ++step) {
         // This step's columns are there; nobody reads those of the step before, whose place the
         // next ones take.
         wait_for_copies<kStages - 2>();
         __syncthreads();
         begin(step + kStages - 1);
-        const Stage<kTokens> &from = stages[step % kStages];
-#pragma unroll
-        for (int i = 0; i < kWords; i += 2) {
-            uint32_t a[4][4];
-#pragma unroll
-            for (int r = 0; r < 4; ++r) {
-                const int row = own_row + 16 * r + lane % 16;
-                load_matrices(from.w + word_at(row, i + lane / 16), a[r]);
-            }
-#pragma unroll
-            for (int p = 0; p < kPairs; ++p) {
-                const int token = own_token + 16 * p + lane / 16 * 8 + lane % 8;
-                uint32_t b[4];
-                load_matrices(from.x + word_at(token, i + lane / 8 % 2), b);
-#pragma unroll
-                for (int r = 0; r < 4; ++r) {
-                    multiply_tiles<kHalf>(c[r][2 * p], a[r], b[0], b[1]);
-                    multiply_tiles<kHalf>(c[r][2 * p + 1], a[r], b[2], b[3]);
-                }
-            }
-        }
+        multiply_stage<kHalf>(stages[step % kStages], own_row, own_token, c);
     }
     const size_t row = first_row + own_row + lane / 4;
     const size_t token = first_token + own_token + lane % 4 * 2;
 #pragma unroll
-    for (int e = 0; e < 4 * kPairs; ++e) {
+    for (int e = 0; e < kTokens / 8; ++e) {
         const size_t t = token + e / 2 * 8 + e % 2;
         const float size = kHalf && t < args.m ? args.forms.half_size[t] : 1.0f;
 #pragma unroll
