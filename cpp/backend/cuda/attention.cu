@@ -1,4 +1,4 @@
-// Attention: which of the two ways a call takes.
+// Attention: which of the three ways a call takes.
 #include "backend/cuda/attention.cuh"
 
 namespace a2sf {
@@ -38,16 +38,21 @@ AttendArgs attend_args(const CudaAttention &job) {
 }
 
 size_t cuda_attention_workspace(const AttentionArgs &args, size_t longest) {
-    return args.q.rows == 1 ? attend_one_workspace(args, longest)
-                            : attend_batch_workspace(args, longest);
+    if (args.q.rows == 1) return attend_one_workspace(args, longest);
+    return attends_on_tensor_cores(args.slots.type, args.slots.head_dim)
+               ? attend_tensor_workspace(args)
+               : attend_batch_workspace(args, longest);
 }
 
 void cuda_attention(CudaQueue &queue, const CudaAttention &job) {
     const AttendArgs args = attend_args(job);
+    const KvType type = job.args->slots.type;
     if (args.m == 1) {
-        attend_one(queue, args, job.args->slots.type);
+        attend_one(queue, args, type);
+    } else if (attends_on_tensor_cores(type, args.head_dim)) {
+        attend_tensor_batch(queue, args, type);
     } else {
-        attend_batch(queue, args, job.args->slots.type);
+        attend_batch(queue, args, type);
     }
 }
 

@@ -1,4 +1,4 @@
-// What both ways of attention share: their arguments, and which slots a query sees.
+// What all ways of attention share: their arguments, and which slots a query sees.
 #pragma once
 
 #include "backend/cuda/kv_rows.cuh"
@@ -58,5 +58,9 @@ size_t attend_one_workspace(const AttentionArgs &args, size_t longest);
 void attend_one(CudaQueue &queue, const AttendArgs &args, KvType type);
 size_t attend_batch_workspace(const AttentionArgs &args, size_t longest);
 void attend_batch(CudaQueue &queue, const AttendArgs &args, KvType type);
+// Of several on tensor cores, where K and V allow it.
+bool attends_on_tensor_cores(KvType type, size_t head_dim);
+size_t attend_tensor_workspace(const AttentionArgs &args);
+void attend_tensor_batch(CudaQueue &queue, const AttendArgs &args, KvType type);
 
 }  // namespace a2sf

@@ -1,4 +1,5 @@
-// Attention of several queries: a block takes 16 rows, pairs of query and query head of one KV
+// Attention of several queries in floats, of F32 keys and values and of heads too wide for tensor
+// cores (attention_tensor.cu): a block takes 16 rows, pairs of query and query head of one KV
 // head, over all its slots, a tile of them at a time in shared memory. It goes over the slots
 // twice: first with a running softmax for the output, then, with each row's sum known, for the
 // scores. A block adds up the scores of the tiles of rows that are its part, in order; the parts
@@ -261,10 +262,9 @@ __global__ void __launch_bounds__(kThreads) add_parts(AttendArgs args) {
 
 using AttendKernel = void (*)(AttendArgs);
 constexpr int kFew = 16, kMany = kCudaMostHeadDim / kRowLanes;
-constexpr AttendKernel kAttendRows[][2] = {
-    {attend_rows<KvType::F32, kFew>, attend_rows<KvType::F32, kMany>},
-    {attend_rows<KvType::F16, kFew>, attend_rows<KvType::F16, kMany>},
-    {attend_rows<KvType::Q8_0, kFew>, attend_rows<KvType::Q8_0, kMany>}};
+constexpr AttendKernel kAttendRows[] = {attend_rows<KvType::F32, kMany>,
+                                        attend_rows<KvType::F16, kMany>,
+                                        attend_rows<KvType::Q8_0, kMany>};
 
 }  // namespace
 
@@ -279,8 +279,10 @@ void attend_batch(CudaQueue &queue, const AttendArgs &args, KvType type) {
     const unsigned n_kv_heads = static_cast<unsigned>(args.n_kv_heads);
     const LaunchShape rows = {dim3(static_cast<unsigned>(plan.n_parts), n_kv_heads), dim3(kThreads),
                               tile_bytes(args.stride, plan.slots)};
-    const bool wide = args.stride > kFew * kRowLanes;
-    launch("attention of a batch", queue, rows, kAttendRows[static_cast<int>(type)][wide], args);
+    const bool narrow = type == KvType::F32 && args.stride <= kFew * kRowLanes;
+    const AttendKernel wide = kAttendRows[static_cast<int>(type)];
+    launch("attention of a batch", queue, rows, narrow ? attend_rows<KvType::F32, kFew> : wide,
+           args);
     if (args.n_lanes == 0) return;
     const LaunchShape parts = {dim3(n_blocks(args.longest, kThreads), n_kv_heads), dim3(kThreads)};
     launch("adding scores", queue, parts, add_parts, args);

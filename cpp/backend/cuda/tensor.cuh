@@ -21,6 +21,17 @@ A2SF_INLINE float half_power(float amax) {
     return bits_to_float((uint32_t)(127 + 14 - exponent) << 23);
 }
 
+// 2^x, off by some units in the last place; 0 where it is below what a normal float can be.
+A2SF_INLINE float power_of_2(float x) {
+#ifdef __CUDACC__
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+#else
+    return exp2f(x);
+#endif
+}
+
 // To the nearest half or bfloat16, ties to even: low in the lower 16 bits.
 template <bool kHalf>
 A2SF_INLINE uint32_t pack_pair(float low, float high) {

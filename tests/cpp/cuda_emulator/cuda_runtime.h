@@ -217,6 +217,18 @@ template <typename T>
 T __shfl_xor_sync(unsigned, T value, int step) {
     return cuda_emulator::shuffle(value, cuda_emulator::lane() ^ static_cast<unsigned>(step));
 }
+template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+    return cuda_emulator::shuffle(value, static_cast<unsigned>(lane));
+}
+inline int __any_sync(unsigned, int value) {
+    value = value != 0;
+    for (int step = 16; step > 0; step /= 2) value |= __shfl_xor_sync(0u, value, step);
+    return value;
+}
+inline int __all_sync(unsigned, int value) {
+    return !__any_sync(0u, !value);
+}
 inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; ++i) {
         c += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
