@@ -13,6 +13,7 @@ namespace {
 
 constexpr size_t kStagingBytes = size_t{4} << 20;
 constexpr size_t kAlignment = 64;
+constexpr size_t kLargestShare = 4;  // an array is at most this part of the ring
 
 // Bytes asked for, without what the driver rounds up and takes itself.
 std::atomic<size_t> n_taken = 0, n_peak = 0;
@@ -81,24 +82,35 @@ SharedMemory::~SharedMemory() {
     if (data_ != nullptr) cudaFreeHost(data_);
 }
 
-// Where in the ring n_bytes fit.
+// Where in the ring n_bytes fit. An operation has one or two large arrays: with small ones they are
+// less than the ring, and none covers another whose kernel has yet to be launched.
 size_t Staging::take(size_t n_bytes) {
     const size_t room = (n_bytes + kAlignment - 1) / kAlignment * kAlignment;
-    if (!host_ || used_ + room > host_->n_bytes()) {
-        // Once around: what was copied before must have been read.
+    if (!device_ || used_ + room > device_->n_bytes()) {
+        // Once around: what was copied before this operation must have been read.
         check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU");
+        old_devices_.clear();
         used_ = 0;
-        if (!host_ || room > host_->n_bytes()) {
-            const size_t size = std::max(kStagingBytes, 2 * room);
-            host_.reset();
-            device_.reset();
-            auto host = std::make_unique<SharedMemory>(size, "arguments of operations");
-            device_ = std::make_unique<GpuMemory>(size, "arguments of operations");
-            host_ = std::move(host);
-        }
+    }
+    if (!device_ || room > device_->n_bytes() / kLargestShare) {
+        const size_t size = std::max(kStagingBytes, kLargestShare * room);
+        auto host = std::make_unique<SharedMemory>(size, "arguments of operations");
+        auto device = std::make_unique<GpuMemory>(size, "arguments of operations");
+        // The host's ring is copied from; the GPU's holds arrays of this operation.
+        check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU");
+        if (device_) old_devices_.push_back(std::move(device_));
+        host_ = std::move(host);
+        device_ = std::move(device);
+        used_ = 0;
     }
     used_ += room;
     return used_ - room;
+}
+
+size_t Staging::n_bytes() const {
+    size_t total = device_ ? device_->n_bytes() : 0;
+    for (const auto &memory : old_devices_) total += memory->n_bytes();
+    return total;
 }
 
 const void *Staging::copy_bytes(const void *from, size_t n_bytes) {

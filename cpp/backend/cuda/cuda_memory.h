@@ -3,6 +3,9 @@
 
 #include <cuda_runtime.h>
 
+#include <memory>
+#include <vector>
+
 #include "backend/backend.h"
 #include "backend/registry.h"
 
@@ -32,8 +35,8 @@ class SharedMemory final : public DeviceMemory {
 };
 
 // Copies arrays of the host, which may change as soon as the call returns, to the GPU in the order
-// of its stream. A ring: what copy() has copied, small arrays, stays until some mebibytes later,
-// far more than one operation takes. Owner: one backend.
+// of its stream. A ring, four times the largest array and more: what copy() has copied stays for
+// longer than one operation takes. Owner: one backend.
 class Staging {
   public:
     explicit Staging(cudaStream_t stream) : stream_(stream) {}
@@ -43,7 +46,7 @@ class Staging {
     // To memory of the GPU's.
     void copy_to(void *to, const void *from, size_t n_bytes);
 
-    size_t n_bytes() const { return device_ ? device_->n_bytes() : 0; }  // on the GPU
+    size_t n_bytes() const;  // on the GPU
 
   private:
     size_t take(size_t n_bytes);
@@ -51,6 +54,7 @@ class Staging {
     cudaStream_t stream_;
     std::unique_ptr<SharedMemory> host_;
     std::unique_ptr<GpuMemory> device_;
+    std::vector<std::unique_ptr<GpuMemory>> old_devices_;  // too small; until all of them is read
     size_t used_ = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 
 #include "cuda_fixture.h"
 
@@ -44,6 +45,29 @@ TEST_CASE("cuda: memory is zeroed, uploads stay readable, copies cross over") {
     CHECK(static_cast<const float *>(shared->data())[2] == 0.0f);
     CHECK(backend.allocate(0, "nothing")->n_bytes() == 0);
     CHECK(backend.allocate_shared(0, "nothing")->n_bytes() == 0);
+}
+
+TEST_CASE("cuda: arrays of one operation stay, whatever large ones follow them") {
+    cudaStream_t stream = nullptr;
+    REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+    {
+        Staging staging(stream);
+        std::vector<int32_t> small(16), found(16);
+        for (const size_t n_bytes : {1 << 20, 3 << 20, 4 << 20, 9 << 20, 4 << 20, 2 << 20}) {
+            const std::vector<std::byte> large(n_bytes);
+            for (int i = 0; i < 9; ++i) {  // once around
+                std::iota(small.begin(), small.end(), static_cast<int32_t>(n_bytes) + i);
+                const void *first = staging.copy_bytes(small.data(), sizeof(int32_t) * 16);
+                staging.copy_bytes(large.data(), large.size());
+                // What a kernel would read that follows.
+                cudaMemcpyAsync(found.data(), first, sizeof(int32_t) * 16, cudaMemcpyDeviceToHost,
+                                stream);
+                REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+                CHECK(found == small);
+            }
+        }
+    }
+    cudaStreamDestroy(stream);
 }
 
 TEST_CASE("cuda: out of memory says how much was wanted, for what, and how much was free") {
