@@ -200,19 +200,19 @@ void Cache::bind_attention(size_t layer, size_t m, AttentionArgs &args) {
 }
 
 void Cache::bind_places(size_t layer, AttentionArgs &args) {
-    args.turns.place = place_.data();
+    args.turns.place = place_.device();
     if (layers_[layer].kept) {
         return backend_.find_places(
-            {args.slots, args.pos, args.live, args.turns.last_place, place_.data()});
+            {args.slots, args.pos, args.live, args.turns.last_place, place_.device()});
     }
-    backend_.wait();  // the layer before may still read its places
     for (size_t head = 0; head < shape_.n_kv_heads; ++head) {
         const uint32_t *order = order_.data() + slot_index(layer, head);
-        int32_t *place = place_.data() + first_in_layer_[head_index(layer, head)];
+        int32_t *place = place_.host() + first_in_layer_[head_index(layer, head)];
         const int32_t first = args.turns.last_place + 1 - static_cast<int32_t>(live_[head]);
         for (uint32_t i = 0; i < live_[head]; ++i)
             place[order[i]] = first + static_cast<int32_t>(i);
     }
+    place_.push(0, layer_index(layer + 1) - layer_index(layer));
 }
 
 void Cache::evict(size_t layer) {

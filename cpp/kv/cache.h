@@ -212,9 +212,9 @@ class Cache {
     Buffer<uint32_t> order_;              // by head: slots, oldest first
     Buffer<uint32_t> holes_;              // by head: slots
     // Scratch of one step.
-    Buffer<uint32_t> new_slots_;  // [n_kv_heads, capacity]
-    SharedArray<int32_t> place_;  // by head of one layer, by slot: how many are older
-    Buffer<float> query_weight_;  // [kMaxScoreLanes, capacity]
+    Buffer<uint32_t> new_slots_;    // [n_kv_heads, capacity]
+    MirroredArray<int32_t> place_;  // by head of one layer, by slot: how many are older
+    Buffer<float> query_weight_;    // [kMaxScoreLanes, capacity]
     ScoreLane lanes_[kMaxScoreLanes];
     Buffer<int32_t> aged_pos_;       // [n_kv_heads, capacity], oldest first
     Buffer<float> aged_scores_;      // [n_lanes, n_kv_heads, capacity], oldest first

@@ -122,7 +122,7 @@ void Cache::grow(std::span<const size_t> room) {
 void Cache::allocate_scratch(size_t capacity) {
     const size_t step = shape_.n_kv_heads * capacity;
     new_slots_ = Buffer<uint32_t>(step, "eviction scratch");
-    place_ = SharedArray<int32_t>(backend_, step, "eviction scratch");
+    place_ = MirroredArray<int32_t>(backend_, step, "eviction scratch");
     query_weight_ = Buffer<float>(kMaxScoreLanes * capacity, "eviction scratch");
     aged_pos_ = Buffer<int32_t>(step, "eviction scratch");
     aged_scores_ = Buffer<float>(n_lanes() * step, "eviction scratch");
@@ -146,9 +146,10 @@ SlotBytes Cache::slot_bytes(const CacheShape &shape, size_t n_lanes) {
     return {shape.n_kv_heads * shape.n_layers * kept, shape.n_kv_heads * scratch + shared};
 }
 
-// Positions and scores.
+// Positions and scores of every layer, places of one.
 size_t Cache::mirror_bytes(const CacheShape &shape, size_t n_lanes) {
-    return shape.n_kv_heads * shape.n_layers * (sizeof(int32_t) + n_lanes * sizeof(float));
+    const size_t kept = sizeof(int32_t) + n_lanes * sizeof(float);
+    return shape.n_kv_heads * (shape.n_layers * kept + sizeof(int32_t));
 }
 
 }  // namespace a2sf

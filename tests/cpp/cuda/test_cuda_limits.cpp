@@ -144,8 +144,8 @@ TEST_CASE("cuda limits: what a slot takes is on the device, on the host, or coun
         };
         const size_t before = taken();
         cache.reserve(n_slots);
-        // Places and similarities, which both share, are page-locked and counted nowhere.
-        const size_t n_shared = n_slots * shape.n_kv_heads * (sizeof(int32_t) + sizeof(float));
+        // Similarities, which both share, are page-locked and counted nowhere.
+        const size_t n_shared = n_slots * shape.n_kv_heads * sizeof(float);
         const size_t n_mirror = n_slots * Cache::mirror_bytes(shape, n_lanes);
         CHECK(taken() - before + n_shared ==
               Cache::slot_bytes(shape, n_lanes).of({n_slots, n_slots}) + n_mirror);
