@@ -146,10 +146,11 @@ A2SF_INLINE RowSum attend_tile(const AttendArgs &args, const Place &at, const Ba
         float top = own.top, total = 0.0f;
         for (const float logit : logits) top = fmaxf(top, logit);
         top = warp_max<kRowLanes>(top);
+        const float base = top == -INFINITY ? 0.0f : top;
         const float factor = top == -INFINITY ? 1.0f : expf(own.top - top);
 #pragma unroll
         for (size_t j = 0; j < kMostSlots / kRowLanes; ++j) {
-            const float p = top == -INFINITY ? 0.0f : expf(logits[j] - top);
+            const float p = expf(logits[j] - base);
             const size_t s = lane + j * kRowLanes;
             if (s < n) tile.p[r * (plan.slots + 1) + s] = p;
             total += p;
@@ -204,8 +205,8 @@ A2SF_INLINE void score_tile(const AttendArgs &args, const Place &at, const Batch
 #pragma unroll
             for (size_t j = 0; j < kMostSlots / kRowLanes; ++j) {
                 const size_t s = lane + j * kRowLanes;
-                const bool none = own.top == -INFINITY;
-                const float p = none ? 0.0f : expf(logits[j] - own.top) / own.total;
+                const float base = own.top == -INFINITY ? 0.0f : own.top;
+                const float p = own.total == 0.0f ? 0.0f : expf(logits[j] - base) / own.total;
                 if (s < n) tile.p[r * (plan.slots + 1) + s] = p;
             }
             __syncthreads();

@@ -78,8 +78,9 @@ A2SF_INLINE void run_softmax(const AttendArgs &args, const OneArrays &arrays, si
         float top = -INFINITY, total = 0.0f;
         for (size_t s = lane; s < n; s += kWarp) top = fmaxf(top, row[s]);
         top = warp_max(top);
+        const float base = top == -INFINITY ? 0.0f : top;
         for (size_t s = lane; s < n; s += kWarp) {
-            row[s] = top == -INFINITY ? 0.0f : expf(row[s] - top);
+            row[s] = expf(row[s] - base);
             total += row[s];
         }
         total = warp_sum(total);

@@ -110,6 +110,24 @@ TEST_CASE("cuda attention: queries may be of any size") {
     }
 }
 
+TEST_CASE("cuda attention: keys that are no numbers do not go unnoticed") {
+    for (const KvType type : {KvType::F32, KvType::F16, KvType::Q8_0}) {
+        for (const size_t m : {1, 40}) {
+            Rng rng(19);
+            Call call(rng, {type, 2, 2, 64, m, 300, 0, 1, true});
+            // All of those that are looked at together.
+            const size_t row_bytes = kv_row_bytes(type, 64);
+            std::fill_n(call.k_bytes.begin(), 128 * row_bytes, uint8_t{0xff});
+            CudaBackend backend(1);
+            attend(backend, call);
+            for (size_t i = 0; i < call.q.size(); ++i) {
+                const bool first_head = i % 256 < 128;
+                REQUIRE(std::isnan(call.out[i]) == first_head);
+            }
+        }
+    }
+}
+
 TEST_CASE("cuda attention: a decay of 0 overwrites, whatever was there") {
     for (const size_t m : {1, 40}) {
         Rng rng(13);
