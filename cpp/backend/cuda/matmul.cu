@@ -29,8 +29,8 @@ struct Stage {
     uint4 x[kTokens * kWords];
 };
 
-// Rows of 16-bit numbers on their way to shared memory: kRows of them from `first` on. Each thread
-// brings one word of every 32nd row.
+// Rows of 16-bit numbers, whole words, on their way to shared memory: kRows of them from `first`
+// on. Each thread brings one word of every 32nd row.
 template <int kRows>
 struct RowCopies {
     const uint8_t *own;  // this thread's word of the first step, in the first of its rows
@@ -50,16 +50,14 @@ struct RowCopies {
 
     // Of a step; zeros behind the last row and column.
     __device__ __forceinline__ void begin(int step, uint4 *to) const {
-        const size_t at = col + size_t(step) * kStep;
-        const size_t n_left = at < cols ? cols - at : 0;
-        const uint32_t n_bytes = n_left < 8 ? 2 * (uint32_t)n_left : 16;
+        const bool has_word = col + size_t(step) * kStep < cols;
         const uint8_t *from = own + size_t(step) * kStep * 2;
 #pragma unroll
         for (int i = 0; i < kRows / kRowsApart; ++i) {
-            const bool inside = i < n_rows && n_bytes > 0;
+            const bool inside = has_word && i < n_rows;
             const int row = threadIdx.x / kWords + i * kRowsApart;
             copy_beside(to + word_at(row, threadIdx.x % kWords), inside ? from + i * row_step : own,
-                        inside ? n_bytes : 0);
+                        inside ? 16 : 0);
         }
     }
 };
