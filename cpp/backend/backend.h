@@ -278,7 +278,8 @@ class Backend {
 
     // What is asked for from here on, until something waits, is a step that is likely to come again
     // with the same arguments: it may be put off until then, and done at one go. Memory that it
-    // uses must live until something has waited, or the step is dropped: then it is not done.
+    // uses must live until something has waited, or the step is dropped: then it is not done. One
+    // that was put off and has failed when it was time fails what follows until it is dropped.
     virtual void begin_pass() {}
     virtual void drop_pass() {}
 

@@ -210,6 +210,7 @@ size_t Session::room() const {
 }
 
 void Session::reset() {
+    parts_->work->backend->drop_pass();
     parts_->cache.clear();
     parts_->has_logits = parts_->on_device = false;
     n_tokens_ = 0;

@@ -66,18 +66,12 @@ std::unique_ptr<DeviceMemory> CudaBackend::upload(std::span<const std::byte> byt
 }
 
 void CudaBackend::copy_to_host(void *host, const void *device, size_t n_bytes) {
-    if (n_bytes == 0) return;
-    check_cuda(cudaMemcpyAsync(host, device, n_bytes, cudaMemcpyDefault, queue_.stream()),
-               "copying to the host");
-    wait();
+    if (n_bytes > 0) queue_.copy_now(host, device, n_bytes, "copying to the host");
 }
 
 // Where the cache grows, `host` is the device's, too.
 void CudaBackend::copy_to_device(void *device, const void *host, size_t n_bytes) {
-    if (n_bytes == 0) return;
-    check_cuda(cudaMemcpyAsync(device, host, n_bytes, cudaMemcpyDefault, queue_.stream()),
-               "copying to the GPU");
-    wait();
+    if (n_bytes > 0) queue_.copy_now(device, host, n_bytes, "copying to the GPU");
 }
 
 void CudaBackend::put(void *device, const void *host, size_t n_bytes) {
@@ -87,8 +81,9 @@ void CudaBackend::put(void *device, const void *host, size_t n_bytes) {
 // On the GPU, where the cache is too.
 size_t CudaBackend::scratch_bytes() const {
     size_t total = queue_.n_bytes();
-    for (const auto *memory : {&rows_, &quantized_, &scales_, &halves_, &half_sizes_, &bfloats_,
-                               &hidden_, &attention_, &victims_, &key_sums_, &parts_, &found_}) {
+    for (const auto *memory :
+         {&rows_, &quantized_, &scales_, &halves_, &half_sizes_, &bfloats_, &decoded_, &hidden_,
+          &attention_, &victims_, &key_sums_, &parts_, &found_}) {
         if (*memory) total += (*memory)->n_bytes();
     }
     return total;

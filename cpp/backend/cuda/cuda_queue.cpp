@@ -5,6 +5,7 @@
 
 #include "backend/cuda/cuda_check.h"
 #include "backend/cuda/cuda_overlap.h"
+#include "base/error.h"
 
 namespace a2sf {
 
@@ -94,6 +95,7 @@ void CudaQueue::launch(const CudaLaunch &launch, const void *arguments) {
 const void *CudaQueue::copy_bytes(const void *from, size_t n_bytes) {
     const size_t at = rounded(staged_.size(), kInputAlignment);
     if (puts_off_ && at + n_bytes > kInputBytes) play();
+    check_whole();
     if (!puts_off_) return staging_.copy_bytes(from, n_bytes);
     staged_.resize(at + n_bytes);
     if (n_bytes > 0) std::memcpy(staged_.data() + at, from, n_bytes);
@@ -111,7 +113,17 @@ cudaStream_t CudaQueue::stream() {
 }
 
 void CudaQueue::wait() {
-    check_cuda(cudaStreamSynchronize(stream()), "waiting for the GPU");
+    copy_now(nullptr, nullptr, 0, "waiting for the GPU");
+}
+
+void CudaQueue::copy_now(void *to, const void *from, size_t n_bytes, const char *what) {
+    play();
+    failed_ = true;
+    if (n_bytes > 0) {
+        check_cuda(cudaMemcpyAsync(to, from, n_bytes, cudaMemcpyDefault, stream_.handle), what);
+    }
+    check_cuda(cudaStreamSynchronize(stream_.handle), "waiting for the GPU");
+    failed_ = false;
 }
 
 void CudaQueue::begin_pass() {
@@ -121,12 +133,26 @@ void CudaQueue::begin_pass() {
     puts_off_ = true;
 }
 
+void CudaQueue::check_whole() const {
+    if (!failed_) return;
+    throw DeviceError(
+        "session: a complete state expected, found one whose last step failed on the GPU; reset it "
+        "first");
+}
+
 // Once as it is, which also loads its kernels; if it comes again, as a graph from then on.
 void CudaQueue::play() {
+    check_whole();
     if (!puts_off_) return;
     puts_off_ = false;
-    if (pass_.launches.empty()) return;
+    failed_ = true;
+    play_pass();
+    failed_ = false;
+}
+
+void CudaQueue::play_pass() {
     staging_.copy_to(inputs_.data(), staged_.data(), staged_.size());
+    if (pass_.launches.empty()) return;
     const auto known = std::find_if(graphs_.begin(), graphs_.end(),
                                     [&](const Graph &graph) { return graph.pass == pass_; });
     const Graph *graph = known == graphs_.end() ? nullptr : &*known;
@@ -149,8 +175,12 @@ const CudaQueue::Graph *CudaQueue::make_graph() {
     Graph made = {pass_, nullptr};
     graphs_.reserve(kMostGraphs);
     const cudaGraph_t graph = captured();
-    const cudaError_t status = cudaGraphInstantiate(&made.exec, graph, 0);
+    cudaError_t status = cudaGraphInstantiate(&made.exec, graph, 0);
     cudaGraphDestroy(graph);
+    if (status == cudaSuccess) {
+        status = cudaGraphUpload(made.exec, stream_.handle);
+        if (status != cudaSuccess) cudaGraphExecDestroy(made.exec);
+    }
     if (status == cudaErrorMemoryAllocation) {
         cudaGetLastError();
         makes_graphs_ = false;

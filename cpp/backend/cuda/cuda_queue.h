@@ -59,14 +59,17 @@ class CudaQueue {
     }
     // To memory of the GPU's.
     void copy_to(void *to, const void *from, size_t n_bytes);
+    // Either way, and waits for it.
+    void copy_now(void *to, const void *from, size_t n_bytes, const char *what);
 
     // For calls that are no launches. What was put off goes first.
     cudaStream_t stream();
     void wait();
 
-    // Puts launches off, until stream() or wait(), or for good.
+    // Puts launches off, until stream() or wait(), or for good. Where one has failed by then, all
+    // that follows does, until the pass is dropped.
     void begin_pass();
-    void drop_pass() { puts_off_ = false; }
+    void drop_pass() { puts_off_ = failed_ = false; }
 
     // On the GPU.
     size_t n_bytes() const { return staging_.n_bytes() + inputs_.n_bytes(); }
@@ -84,7 +87,9 @@ class CudaQueue {
     };
 
     const void *copy_bytes(const void *from, size_t n_bytes);
+    void check_whole() const;
     void play();
+    void play_pass();
     const Graph *make_graph();
     cudaGraph_t captured();
 
@@ -92,6 +97,7 @@ class CudaQueue {
     const bool overlap_;  // launches, with those before them
     Staging staging_;
     bool puts_off_ = false;
+    bool failed_ = false;            // something that was asked for
     CudaPass pass_;                  // what is put off
     CudaPass last_;                  // the last that was no graph
     std::vector<std::byte> staged_;  // what copy() was given for the pass

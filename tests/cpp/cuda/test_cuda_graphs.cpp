@@ -219,35 +219,47 @@ TEST_CASE("cuda graphs: where there is no memory for one, its kernels are asked 
     const Restored restored;
     const auto before = cuda_emulator::counts;
     const Outcome expected = run(options_for("a2sf"), false);
-    Session session(on_cuda().model, options_for("a2sf"));
-    session.feed(some_ids(40));
-    const std::vector<int32_t> ids = some_ids(18, 2);
-    const size_t n_plays = cuda_emulator::counts.n_plays;
-    for (size_t i = 0; i < ids.size(); ++i) {
-        const auto logits = session.feed({&ids[i], 1});
-        CHECK(std::equal(logits.begin(), logits.end(), expected.logits[i].begin()));
-        if (i == 1) cuda_emulator::machine.n_makes_left = 0;  // what a step needs is there
+    for (const size_t n_makes : {0, 1}) {  // none for the graph, none for it on the GPU
+        Session session(on_cuda().model, options_for("a2sf"));
+        session.feed(some_ids(40));
+        const std::vector<int32_t> ids = some_ids(18, 2);
+        const size_t n_plays = cuda_emulator::counts.n_plays;
+        for (size_t i = 0; i < ids.size(); ++i) {
+            const auto logits = session.feed({&ids[i], 1});
+            CHECK(std::equal(logits.begin(), logits.end(), expected.logits[i].begin()));
+            if (i == 1) cuda_emulator::machine.n_makes_left = n_makes;  // a step's needs are there
+        }
+        CHECK(cuda_emulator::machine.n_makes_left == 0);
+        CHECK(cuda_emulator::counts.n_plays == n_plays);
+        CHECK(cuda_emulator::counts.n_graphs == before.n_graphs);
+        cuda_emulator::machine.n_makes_left = SIZE_MAX;
     }
-    CHECK(cuda_emulator::counts.n_plays == n_plays);
-    CHECK(cuda_emulator::counts.n_graphs == before.n_graphs);
 }
 
 TEST_CASE("cuda graphs: a session whose step has failed says so until it is reset") {
     const Restored restored;
     for (const size_t n_steps : {0, 1, 6}) {  // kernel by kernel, captured, played
-        for (const bool greedy : {false, true}) {
+        for (const char *asked : {"logits", "likeliest", "positions", "eviction"}) {
             Session session(on_cuda().model, options_for("a2sf"));
             const int32_t id = 7;
             session.feed(some_ids(40));
             for (size_t i = 0; i < 2 + n_steps; ++i) session.feed({&id, 1});
             const std::vector<float> before(session.logits().begin(), session.logits().end());
             session.feed_chunk({&id, 1}, 0);
-            const auto ask = [&] { greedy ? void(session.likeliest()) : void(session.logits()); };
+            const std::string what = asked;
+            CAPTURE(what);
             cuda_emulator::machine.n_launches_left = 9;
-            CHECK_THROWS_AS(ask(), DeviceError);
+            if (what == "logits") CHECK_THROWS_AS(session.logits(), DeviceError);
+            if (what == "likeliest") CHECK_THROWS_AS(session.likeliest(), DeviceError);
+            if (what == "positions") CHECK_THROWS_AS(session.cache().positions(0, 0), DeviceError);
+            EvictionOptions others = options_for("a2sf").eviction;
+            others.budget = Amount::of_tokens(20);
+            if (what == "eviction") CHECK_THROWS_AS(session.set_eviction(others), DeviceError);
             cuda_emulator::machine.n_launches_left = SIZE_MAX;
-            CHECK_THROWS_AS(ask(), Error);
+            CHECK_THROWS_AS(session.logits(), Error);
+            CHECK_THROWS_AS(session.likeliest(), Error);
             CHECK_THROWS_AS(session.feed({&id, 1}), Error);
+            CHECK_THROWS_AS(session.feed(some_ids(3)), Error);
             session.reset();
             session.feed(some_ids(40));
             for (size_t i = 0; i < 2 + n_steps; ++i) session.feed({&id, 1});

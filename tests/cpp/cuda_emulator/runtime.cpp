@@ -294,6 +294,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
     ++counts.n_graphs;
     return cudaSuccess;
 }
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) {
+    const Alone alone(calls);
+    return makes() ? cudaSuccess : cudaErrorMemoryAllocation;
+}
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
     const Alone alone(calls);
     ++counts.n_plays;
