@@ -185,35 +185,54 @@ __global__ void __launch_bounds__(kThreads) sum_scores(VictimsJob job) {
     job.found.slow_sum[size_t{head} * job.n_parts + blockIdx.x] = slow;
 }
 
-// evict/policies/a2sf_dual.cpp
-A2SF_INLINE float rank_by_two(const VictimsJob &job, unsigned head, size_t slot, int32_t pos) {
-    double fast_total = 0.0, slow_total = 0.0;
-    for (size_t i = 0; i < job.heads.n_heads * job.n_parts; ++i)
-        fast_total += job.found.fast_sum[i];
-    for (size_t i = 0; i < job.n_parts; ++i) {
-        slow_total += job.found.slow_sum[size_t{head} * job.n_parts + i];
+// Sums of both scores: of the layer, and of the head.
+struct TwoTotals {
+    float fast, slow;
+};
+// In all threads of a block, which all call it. to, sums [kThreads / kWarp]: shared.
+A2SF_INLINE TwoTotals two_totals(const VictimsJob &job, unsigned head, TwoTotals &to,
+                                 double *sums) {
+    double fast = 0.0, slow = 0.0;
+    for (size_t i = threadIdx.x; i < job.heads.n_heads * job.n_parts; i += kThreads) {
+        fast += job.found.fast_sum[i];
     }
+    for (size_t i = threadIdx.x; i < job.n_parts; i += kThreads) {
+        slow += job.found.slow_sum[size_t{head} * job.n_parts + i];
+    }
+    fast = sum_of_block(fast, sums);
+    slow = sum_of_block(slow, sums);
+    if (threadIdx.x == 0) to = {(float)fast, (float)slow};
+    __syncthreads();
+    return to;
+}
+
+// evict/policies/a2sf_dual.cpp
+A2SF_INLINE float rank_by_two(const VictimsJob &job, unsigned head, size_t slot, int32_t pos,
+                              TwoTotals total) {
     float most = -INFINITY;
     each_between(job, pos - job.reach, pos + job.reach, [&](size_t h, size_t other) {
         most = fmaxf(most, job.found.fast[job.heads.first[h] + other]);
     });
-    const float fast = (float)fast_total > 0 ? most / (float)fast_total : 0.0f;
-    const float slow =
-        (float)slow_total > 0 ? value_of(job, head, slot, job.scores) / (float)slow_total : 0.0f;
+    const float fast = total.fast > 0 ? most / total.fast : 0.0f;
+    const float slow = total.slow > 0 ? value_of(job, head, slot, job.scores) / total.slow : 0.0f;
     return fast < slow ? slow : fast;
 }
 
 __global__ void __launch_bounds__(kThreads) rank_slots(VictimsJob job) {
     after_others();
+    __shared__ double sums[kThreads / kWarp];
+    __shared__ TwoTotals found;
     const unsigned head = blockIdx.y;
     const size_t row = job.heads.first[head], i = size_t{blockIdx.x} * kThreads + threadIdx.x;
+    const bool by_two = job.ranking == Ranking::TwoScores;
+    TwoTotals totals = {};
+    if (by_two) totals = two_totals(job, head, found, sums);
     if (i >= job.heads.live[head] || n_victims(job.heads, head) == 0) return;
     const size_t slot = job.found.aged == nullptr ? i : job.found.aged[row + i];
     const int32_t pos = job.pos[row + slot];
     uint64_t key = kStays, guard_key = 0;  // no key of a candidate
     if (may_leave(job, head, pos)) {
-        const bool by_two = job.ranking == Ranking::TwoScores;
-        float rank = by_two ? rank_by_two(job, head, slot, pos) : rank_of(job, head, slot);
+        float rank = by_two ? rank_by_two(job, head, slot, pos, totals) : rank_of(job, head, slot);
         if (job.reach > 0 && !by_two) {
             bool is_first = true;
             each_neighbour(job, head, i, job.reach, [&](size_t other) {
