@@ -188,6 +188,14 @@ struct AttentionArgs {
     std::span<const ScoreLane> lanes;
 };
 
+// Queries and keys of new tokens that are to be turned by rope().
+struct NewTurns {
+    RopeStyle style = RopeStyle::Interleaved;
+    Matrix<const float> angles;  // [m, n_rot]
+    Matrix<float> q;             // [m, n_heads * head_dim]
+    Matrix<float> k;             // [m, n_kv_heads * head_dim]
+};
+
 // What a machine can do at most with the threads and the instruction set of one backend, measured.
 struct MachinePeaks {
     double read_gb_s = 0;     // 1e9 bytes/s usually read, from far more memory than any cache holds
@@ -319,6 +327,14 @@ class Backend {
     // there.
     virtual void kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
                           const uint32_t *slot) = 0;
+
+    // rope() of q and k, and kv_write() of k as it is then.
+    virtual void turn_and_write(const NewTurns &turns, const KvSlots &slots, Matrix<const float> v,
+                                const uint32_t *slot) {
+        rope(turns.style, slots.head_dim, turns.angles, turns.q);
+        rope(turns.style, slots.head_dim, turns.angles, turns.k);
+        kv_write(slots, turns.k, v, slot);
+    }
 
     // Copies K and V of slot `from` over slot `to` within one head.
     virtual void kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) = 0;

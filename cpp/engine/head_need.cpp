@@ -129,7 +129,7 @@ class NeedObserver final : public AttentionObserver {
                   Matrix<const float> v, Matrix<const float> out, Matrix<const float> x) override {
         const Config &config = model_.config();
         const Matrix<float> near(static_cast<float *>(near_out_->data()), out.rows, out.cols);
-        attend(backend_, config, layer, chunk, q, k, v, near_, {}, chunk.pos.data(), near);
+        attend(backend_, config, layer, chunk, q, k, v, near_, {{}, {}, chunk.pos.data()}, near);
         if (static_cast<size_t>(chunk.pos[0]) < n_tokens_ / 2) return;
 
         const size_t n_rows = out.rows / kEvery, width = out.cols / config.n_kv_heads;

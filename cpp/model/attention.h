@@ -20,18 +20,24 @@ struct Chunk {
     size_t size() const { return ids.size(); }
 };
 
-// q [m, n_heads * head_dim], k and v [m, n_kv_heads * head_dim], q rotated, k too unless the cache
-// is compact: then `turns` says how keys are turned when they are read, and place [m] where RoPE
-// has seen the queries. out like q.
+// RoPE of a layer. `fresh`: q and k, to be turned on their way into a cache that is not compact;
+// empty where they have been. `read`: how keys of compact caches are turned when they are read;
+// their queries have been. place [m]: where RoPE has seen the queries.
+struct Turns {
+    NewTurns fresh;
+    KeyTurns read;
+    const int32_t *place = nullptr;
+};
+
+// q [m, n_heads * head_dim], k and v [m, n_kv_heads * head_dim]. out like q.
 void attend(Backend &backend, const Config &config, size_t layer, const Chunk &chunk,
             Matrix<const float> q, Matrix<const float> k, Matrix<const float> v, Cache &cache,
-            const KeyTurns &turns, const int32_t *place, Matrix<float> out);
+            const Turns &turns, Matrix<float> out);
 
-// The same for independent tokens: caches[i] is token i's. Keys are rotated where its cache is not
-// compact. args [m] is scratch.
+// The same for independent tokens: caches[i] is token i's. args [m] is scratch.
 void attend_each(Backend &backend, const Config &config, size_t layer, const Chunk &chunk,
                  Matrix<const float> q, Matrix<const float> k, Matrix<const float> v,
-                 std::span<Cache *const> caches, const KeyTurns &turns, const int32_t *place,
-                 std::span<AttentionArgs> args, Matrix<float> out);
+                 std::span<Cache *const> caches, const Turns &turns, std::span<AttentionArgs> args,
+                 Matrix<float> out);
 
 }  // namespace a2sf

@@ -89,13 +89,11 @@ void Decoder::attention_block(size_t layer, const Chunk &chunk, std::span<Cache 
         backend_.rms_norm(q, config.head_dim, w.q_norm, config.norm_eps, q, false);
         backend_.rms_norm(k, config.head_dim, w.k_norm, config.norm_eps, k, false);
     }
-    const KeyTurns turns = rotate(layer, caches, q, k);
+    const Turns turns = rotate(layer, caches, q, k);
     if (independent) {
-        attend_each(backend_, config, layer, chunk, q, k, v, caches, turns, rope_pos_.data(), args_,
-                    attended);
+        attend_each(backend_, config, layer, chunk, q, k, v, caches, turns, args_, attended);
     } else {
-        attend(backend_, config, layer, chunk, q, k, v, *caches[0], turns, rope_pos_.data(),
-               attended);
+        attend(backend_, config, layer, chunk, q, k, v, *caches[0], turns, attended);
     }
     if (observer_ != nullptr) observer_->attended(layer, chunk, q, k, v, attended, x);
 
@@ -112,27 +110,24 @@ void Decoder::attention_block(size_t layer, const Chunk &chunk, std::span<Cache 
     }
 }
 
-// RoPE of queries, and of keys unless they go into a compact cache: then they are turned as the
-// result says when they are read.
-KeyTurns Decoder::rotate(size_t layer, std::span<Cache *const> caches, Matrix<float> q,
-                         Matrix<float> k) {
+// RoPE of queries whose cache is compact: its keys are turned when they are read. Attention turns
+// the others with their keys, on their way into the cache.
+Turns Decoder::rotate(size_t layer, std::span<Cache *const> caches, Matrix<float> q,
+                      Matrix<float> k) {
     const Config &config = model_.config();
     const bool local = config.window[layer] > 0 && local_angles_.chunk != nullptr;
     const Rope &rope = local ? config.local_rope : config.rope;
     const Angles &angles = local ? local_angles_ : angles_;
-    const size_t n_rot = 2 * rope.frequency.size();
+    const size_t n_rot = 2 * rope.frequency.size(), n_each = q.rows / caches.size();
     const Matrix<float> at = view(angles.chunk, q.rows, n_rot);
-    backend_.rope(rope.style, config.head_dim, at, q);
-    const bool mixed = caches.size() > 1;
-    bool compact = caches[0]->config().compact();
-    if (!mixed && !compact) backend_.rope(rope.style, config.head_dim, at, k);
-    for (size_t i = 0; mixed && i < caches.size(); ++i) {
-        compact |= caches[i]->config().compact();
-        if (caches[i]->config().compact()) continue;
-        backend_.rope(rope.style, config.head_dim, rows_of(at, i, 1), rows_of(k, i, 1));
+    Turns turns = {{rope.style, at, q, k}, {}, rope_pos_.data()};
+    for (size_t i = 0; i < caches.size(); ++i) {
+        if (!caches[i]->config().compact()) continue;
+        turns.read = {rope.style, view(angles.places, angles.n_places, n_rot), nullptr};
+        backend_.rope(rope.style, config.head_dim, rows_of(at, i * n_each, n_each),
+                      rows_of(q, i * n_each, n_each));
     }
-    if (!compact) return {};
-    return {rope.style, view(angles.places, angles.n_places, n_rot), nullptr};
+    return turns;
 }
 
 void Decoder::ffn_block(const LayerWeights &w, bool independent, Matrix<float> x) {

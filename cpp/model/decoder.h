@@ -72,7 +72,7 @@ class Decoder {
                     Angles &angles);
     void attention_block(size_t layer, const Chunk &chunk, std::span<Cache *const> caches,
                          Matrix<float> x, Matrix<float> rest);
-    KeyTurns rotate(size_t layer, std::span<Cache *const> caches, Matrix<float> q, Matrix<float> k);
+    Turns rotate(size_t layer, std::span<Cache *const> caches, Matrix<float> q, Matrix<float> k);
     void ffn_block(const LayerWeights &w, bool independent, Matrix<float> x);
 
     const Model &model_;

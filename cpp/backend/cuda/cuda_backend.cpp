@@ -127,14 +127,23 @@ const size_t *CudaBackend::stage_first(const KvSlots &slots) {
 
 void CudaBackend::kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
                            const uint32_t *slot) {
+    write_rows(slots, slot, k, v, nullptr);
+}
+
+void CudaBackend::turn_and_write(const NewTurns &turns, const KvSlots &slots, Matrix<const float> v,
+                                 const uint32_t *slot) {
+    write_rows(slots, slot, turns.k, v, &turns);
+}
+
+void CudaBackend::write_rows(const KvSlots &slots, const uint32_t *slot, Matrix<const float> k,
+                             Matrix<const float> v, const NewTurns *turns) {
     if (is_empty(k)) return;
     if (slots.kept != nullptr) {
-        cuda_kv_write(queue_, slots, slots.kept->first, k, v, slots.kept->slot);
-        return;
+        return cuda_kv_write(queue_, slots, slots.kept->first, slots.kept->slot, k, v, turns);
     }
     const size_t *first = stage_first(slots);
     const std::span<const uint32_t> wanted(slot, slots.n_kv_heads * k.rows);
-    cuda_kv_write(queue_, slots, first, k, v, queue_.copy(wanted));
+    cuda_kv_write(queue_, slots, first, queue_.copy(wanted), k, v, turns);
 }
 
 void CudaBackend::kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) {

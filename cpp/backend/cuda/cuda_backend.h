@@ -48,6 +48,8 @@ class CudaBackend final : public Backend {
     void rope(RopeStyle style, size_t head_dim, Matrix<const float> angles,
               Matrix<float> x) override;
     bool keeps_slots() const override { return true; }
+    void turn_and_write(const NewTurns &turns, const KvSlots &slots, Matrix<const float> v,
+                        const uint32_t *slot) override;
     void kv_write(const KvSlots &slots, Matrix<const float> k, Matrix<const float> v,
                   const uint32_t *slot) override;
     void kv_move(const KvSlots &slots, size_t head, uint32_t from, uint32_t to) override;
@@ -72,6 +74,8 @@ class CudaBackend final : public Backend {
     T *reserve(std::unique_ptr<GpuMemory> &memory, size_t n);
     CudaForms prepare(const Input &input, std::span<const Product> products, bool batch);
     const size_t *stage_first(const KvSlots &slots);
+    void write_rows(const KvSlots &slots, const uint32_t *slot, Matrix<const float> k,
+                    Matrix<const float> v, const NewTurns *turns);
     void attention_of(const AttentionArgs &args);
     CudaEviction eviction_of(const VictimsArgs &args, size_t longest);
     template <typename Launch>

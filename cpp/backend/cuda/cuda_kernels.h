@@ -68,9 +68,11 @@ void cuda_rope_angles(CudaQueue &queue, const int32_t *pos, const float *frequen
 void cuda_rope(CudaQueue &queue, RopeStyle style, size_t head_dim, Matrix<const float> angles,
                Matrix<float> x);
 
-// first [n_kv_heads]: what KvSlots::at gives. slot [n_kv_heads, k.rows].
+// first [n_kv_heads]: what KvSlots::at gives. slot [n_kv_heads, k.rows]. turns: q and k are turned
+// before; null: they have been.
 void cuda_kv_write(CudaQueue &queue, const KvSlots &slots, const size_t *first,
-                   Matrix<const float> k, Matrix<const float> v, const uint32_t *slot);
+                   const uint32_t *slot, Matrix<const float> k, Matrix<const float> v,
+                   const NewTurns *turns);
 
 // One text's attention. What is small and the host's in `args` is there once more for the device.
 struct CudaAttention {

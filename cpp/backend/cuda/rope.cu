@@ -1,5 +1,5 @@
 // Rotary positions: angles, and rows turned by them. A thread per pair.
-#include "backend/cuda/device.cuh"
+#include "backend/cuda/turns.cuh"
 
 #include "backend/cuda/cuda_kernels.h"
 
@@ -30,9 +30,8 @@ __global__ void __launch_bounds__(kThreads) make_angles(AngleArgs args) {
 }
 
 struct RopeArgs {
-    const float *angles;
-    size_t angle_stride, half, head_dim, n_heads;
-    bool halves;
+    RowTurns turns;
+    size_t head_dim, n_heads;
     float *x;
     size_t x_stride;
     bool operator==(const RopeArgs &) const = default;
@@ -41,16 +40,10 @@ struct RopeArgs {
 __global__ void __launch_bounds__(kThreads) turn_rows(RopeArgs args) {
     after_others();
     const size_t pair = size_t{blockIdx.y} * kThreads + threadIdx.x;
-    if (pair >= args.half * args.n_heads) return;
-    const size_t head = pair / args.half, j = pair % args.half;
-    const float *angles = args.angles + blockIdx.x * args.angle_stride;
-    const float cosine = angles[j], sine = angles[args.half + j];
-    float *x = args.x + blockIdx.x * args.x_stride + head * args.head_dim;
-    float *low = args.halves ? x + j : x + 2 * j;
-    float *high = args.halves ? low + args.half : low + 1;
-    const float a = *low, b = *high;
-    *low = a * cosine - b * sine;
-    *high = a * sine + b * cosine;
+    const size_t half = args.turns.half;
+    if (pair >= half * args.n_heads) return;
+    float *head = args.x + blockIdx.x * args.x_stride + pair / half * args.head_dim;
+    turn_pair(args.turns, blockIdx.x, pair % half, head);
 }
 
 }  // namespace
@@ -66,12 +59,9 @@ void cuda_rope_angles(CudaQueue &queue, const int32_t *pos, const float *frequen
 
 void cuda_rope(CudaQueue &queue, RopeStyle style, size_t head_dim, Matrix<const float> angles,
                Matrix<float> x) {
-    const size_t half = angles.cols / 2, n_heads = x.cols / head_dim;
-    const RopeArgs args = {angles.data, angles.stride, half,
-                           head_dim,    n_heads,       style == RopeStyle::Halves,
-                           x.data,      x.stride};
-    const LaunchShape shape = {
-        dim3(static_cast<unsigned>(x.rows), n_blocks(half * n_heads, kThreads)), dim3(kThreads)};
+    const RopeArgs args = {row_turns(style, angles), head_dim, x.cols / head_dim, x.data, x.stride};
+    const unsigned n_pairs = n_blocks(args.turns.half * args.n_heads, kThreads);
+    const LaunchShape shape = {dim3(static_cast<unsigned>(x.rows), n_pairs), dim3(kThreads)};
     launch("RoPE", queue, shape, turn_rows, args);
 }
 

@@ -227,6 +227,47 @@ TEST_CASE("cuda: K and V are stored bit for bit as the scalar kernels store them
     }
 }
 
+TEST_CASE("cuda: queries and keys are turned on their way as rope() turns them") {
+    for (const KvType type : kKvTypes) {
+        for (const RopeStyle style : {RopeStyle::Halves, RopeStyle::Interleaved}) {
+            const size_t n_heads = 6, n_kv_heads = 2, n = 64, capacity = 9, m = 5, n_rot = 48;
+            const size_t q_stride = n_heads * n + 4, stride = n_kv_heads * n + 2;
+            Rng rng(29);
+            const std::vector<float> q = random_floats(rng, m * q_stride);
+            const std::vector<float> k = random_floats(rng, m * stride);
+            const std::vector<float> v = random_floats(rng, m * stride);
+            const std::vector<float> angles = random_floats(rng, m * n_rot);
+            const std::vector<uint8_t> rubbish(n_kv_heads * capacity * kv_row_bytes(type, n), 0xee);
+            const std::vector<uint32_t> slot = {8, 0, 3, 7, 1, 2, 3, 4, 5, 6};
+            struct Found {
+                std::vector<uint8_t> k_rows, v_rows;
+                std::vector<float> q, k;
+                bool operator==(const Found &) const = default;
+            };
+            const auto run = [&](bool at_once) {
+                CudaBackend cuda(1);
+                OnDevice k_rows(cuda, rubbish), v_rows(cuda, rubbish);
+                OnDevice new_q(cuda, q), new_k(cuda, k), new_v(cuda, v), turns(cuda, angles);
+                const KvSlots slots{type, n_kv_heads, n, capacity, k_rows.data(), v_rows.data()};
+                const auto q_at = new_q.matrix(m, n_heads * n, q_stride);
+                const auto k_at = new_k.matrix(m, n_kv_heads * n, stride);
+                const auto v_at = new_v.matrix(m, n_kv_heads * n, stride);
+                const NewTurns fresh = {style, turns.matrix(m, n_rot), q_at, k_at};
+                if (at_once) {
+                    cuda.turn_and_write(fresh, slots, v_at, slot.data());
+                } else {
+                    cuda.Backend::turn_and_write(fresh, slots, v_at, slot.data());
+                }
+                return Found{k_rows.fetch(), v_rows.fetch(), new_q.fetch(), new_k.fetch()};
+            };
+            const Found found = run(true);
+            CHECK(found == run(false));
+            CHECK(found.q != q);
+            CHECK(found.k != k);
+        }
+    }
+}
+
 TEST_CASE("cuda: the lowest score within the range leaves, the oldest of equals") {
     Rng rng(15);
     CudaBackend cuda(1);
