@@ -15,8 +15,9 @@ struct RowStage {
     float weight[kMaxScoreLanes][kTile];
 };
 
+// Queries and sums, beside the arithmetic.
 template <int kDim>
-A2SF_INLINE void load_rows(const AttendArgs &args, uint32_t tile, RowStage<kDim> &to) {
+A2SF_INLINE void copy_rows(const AttendArgs &args, uint32_t tile, RowStage<kDim> &to) {
     constexpr int kWords = Tile<kDim>::kWords;
     const RowArrays arrays = arrays_of<kDim>(args);
     const size_t first = blockIdx.y * arrays.n_rows + tile * kTile;
@@ -27,14 +28,31 @@ A2SF_INLINE void load_rows(const AttendArgs &args, uint32_t tile, RowStage<kDim>
     }
     const uint32_t r = threadIdx.x;
     if (r < kTile / 2) copy_beside(to.sums + 2 * r, arrays.sums + first + 2 * r, 16);
-    if (r >= kTile) return;
-    const size_t query = (tile * kTile + r) / (uint32_t)args.group;
+}
+
+// What is to be known of a row's query, in registers until a stage is free for it.
+struct RowQuery {
+    int32_t pos;
+    float weight[kMaxScoreLanes];
+};
+A2SF_INLINE RowQuery query_of(const AttendArgs &args, uint32_t tile) {
+    const size_t query = (tile * kTile + threadIdx.x % kTile) / (uint32_t)args.group;
     const bool inside = query < args.m;
-    to.query_pos[r] = inside ? args.query_pos[query] : INT32_MIN;
+    RowQuery of = {inside ? args.query_pos[query] : INT32_MIN, {}};
 #pragma unroll
     for (int lane = 0; lane < (int)kMaxScoreLanes; ++lane) {
         const bool is_there = inside && lane < args.n_lanes;
-        to.weight[lane][r] = is_there ? args.lanes[lane].query_weight[query] : 0.0f;
+        of.weight[lane] = is_there ? args.lanes[lane].query_weight[query] : 0.0f;
+    }
+    return of;
+}
+template <int kDim>
+A2SF_INLINE void keep_query(const RowQuery &of, RowStage<kDim> &to) {
+    if (threadIdx.x >= kTile) return;
+    to.query_pos[threadIdx.x] = of.pos;
+#pragma unroll
+    for (int lane = 0; lane < (int)kMaxScoreLanes; ++lane) {
+        to.weight[lane][threadIdx.x] = of.weight[lane];
     }
 }
 
@@ -60,14 +78,37 @@ A2SF_INLINE OwnSlots own_slots(const AttendArgs &args, const HeadSlots &at, size
     return own;
 }
 
-// The next tile of rows from `tile` on of which one may see one of the slots.
-A2SF_INLINE uint32_t seeing_rows(const AttendArgs &args, const OwnSlots &slots, uint32_t tile) {
-    for (const uint32_t n = (uint32_t)tiles_of(args.m, args.group); tile < n; ++tile) {
-        const QueryRange queries = queries_of(args, tile);
-        const bool inside = args.window == 0 || slots.last > queries.first - args.window;
-        if (slots.first <= queries.last && inside) break;
-    }
-    return tile;
+// Tiles of rows [first, end) of which some row may see one of the slots: positions of queries
+// ascend.
+struct RowTiles {
+    uint32_t first, end;
+};
+A2SF_INLINE RowTiles seeing_tiles(const AttendArgs &args, const OwnSlots &slots) {
+    const uint32_t n = (uint32_t)tiles_of(args.m, args.group);
+    const auto first_where = [&](const auto &test) {
+        uint32_t low = 0, high = n;
+        while (low < high) {
+            const uint32_t middle = (low + high) / 2;
+            if (test(queries_of(args, middle))) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        return low;
+    };
+    const auto reaches = [&](QueryRange queries) { return queries.last >= slots.first; };
+    const auto is_past = [&](QueryRange queries) {
+        return queries.first - args.window >= slots.last;
+    };
+    return {first_where(reaches), args.window == 0 ? n : first_where(is_past)};
+}
+
+// Whether every row of a tile sees all slots.
+A2SF_INLINE bool is_whole(const AttendArgs &args, const OwnSlots &slots, uint32_t tile) {
+    if (size_t{tile + 1} * kTile > args.m * args.group) return false;
+    const QueryRange queries = queries_of(args, tile);
+    return all_see(args, queries, slots.first) && all_see(args, queries, slots.last);
 }
 
 // Adds the weights of a tile of rows, each times its query's, to the sums of this thread's slots.
@@ -77,14 +118,19 @@ A2SF_INLINE void add_scores(const AttendArgs &args, const RowStage<kDim> &rows, 
                             float (&sum)[kMaxScoreLanes][2]) {
     float c[kTile / 8][4] = {};
     multiply_rows(keys, rows.q, c);
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < 2 * kTile / 4 && !whole; ++i) {
+        const int row = i / 4 * 8 + 2 * t + i % 2, r = i / 2 % 2;
+        if (!sees(args, rows.query_pos[row], own.pos[r])) c[i / 4][i % 4] = -INFINITY;
+    }
 #pragma unroll
     for (int i = 0; i < kTile / 4; ++i) {
-        const int row = i / 2 * 8 + threadIdx.x % 4 * 2 + i % 2;
+        const int row = i / 2 * 8 + 2 * t + i % 2;
         const RowSum of = rows.sums[row];
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            float weight = power_of_2(fmaf(c[i / 2][2 * r + i % 2], of.size, -of.base));
-            if (!whole && !sees(args, rows.query_pos[row], own.pos[r])) weight = 0.0f;
+            const float weight = power_of_2(fmaf(c[i / 2][2 * r + i % 2], of.size, -of.base));
 #pragma unroll
             for (int lane = 0; lane < (int)kMaxScoreLanes; ++lane) {
                 sum[lane][r] += rows.weight[lane][row] * weight;
@@ -104,27 +150,37 @@ __global__ void __launch_bounds__(kTileThreads) score_tensor(AttendArgs args) {
     const size_t slot = size_t{blockIdx.x} * kTile;
     if (slot >= at.live) return;
     const OwnSlots own = own_slots(args, at, slot);
-    const uint32_t n_tiles = (uint32_t)tiles_of(args.m, args.group);
-    uint32_t tile = seeing_rows(args, own, 0);
+    const RowTiles tiles = seeing_tiles(args, own);
     load_slots<kType, true>(args, at, slot, stages[1].q);
-    if (tile < n_tiles) load_rows(args, tile, stages[0]);
+    if (tiles.first < tiles.end) {
+        copy_rows(args, tiles.first, stages[0]);
+        keep_query(query_of(args, tiles.first), stages[0]);
+    }
     end_copies();
     wait_for_copies<0>();
     __syncthreads();
     uint32_t keys[kDim / 16][4];
     load_factors(stages[1].q, keys);
+    __syncthreads();  // nobody reads the second stage
     float sum[kMaxScoreLanes][2] = {};
-    for (int stage = 0; tile < n_tiles; stage = 1 - stage) {
-        __syncthreads();  // nobody reads the other stage
-        const uint32_t next = seeing_rows(args, own, tile + 1);
-        if (next < n_tiles) load_rows(args, next, stages[1 - stage]);
+    bool whole = is_whole(args, own, tiles.first);
+    for (uint32_t tile = tiles.first; tile < tiles.end; ++tile) {
+        RowStage<kDim> &rows = stages[(tile - tiles.first) % 2];
+        RowStage<kDim> &next = stages[(tile - tiles.first + 1) % 2];
+        const bool more = tile + 1 < tiles.end;
+        if (more) copy_rows(args, tile + 1, next);
         end_copies();
-        const QueryRange queries = queries_of(args, tile);
-        const bool whole = all_see(args, queries, own.first) && all_see(args, queries, own.last);
-        add_scores(args, stages[stage], whole, keys, own, sum);
+        RowQuery query = {};
+        bool next_whole = false;
+        if (more) {
+            query = query_of(args, tile + 1);
+            next_whole = is_whole(args, own, tile + 1);
+        }
+        add_scores(args, rows, whole, keys, own, sum);
+        if (more) keep_query(query, next);
+        whole = next_whole;
         wait_for_copies<0>();
         __syncthreads();
-        tile = next;
     }
 #pragma unroll
     for (int i = 0; i < 2 * (int)kMaxScoreLanes; ++i) {

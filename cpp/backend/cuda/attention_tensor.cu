@@ -13,67 +13,76 @@ constexpr float kLog2E = 1.44269504f;
 // too small for a half.
 constexpr float kRaised = 14.0f;
 
-// A row's query, as halves that have been multiplied by a power of two, which is returned. A warp
-// calls it.
-template <int kDim>
-A2SF_INLINE float load_query(const AttendArgs &args, uint32_t first_row, int r, Tile<kDim> &to) {
-    constexpr int kOwn = kDim / kWarp;  // elements of a lane
-    const int lane = threadIdx.x % kWarp;
-    const uint32_t row = first_row + r, group = (uint32_t)args.group;
-    const size_t query = row / group, g = blockIdx.y * group + row % group;
-    const float *from = args.q + query * args.q_stride + g * args.head_dim;
-    float values[kOwn], amax = 0.0f;
-#pragma unroll
-    for (int j = 0; j < kOwn; ++j) {
-        const size_t d = lane * kOwn + j;
-        values[j] = query < args.m && d < args.head_dim ? from[d] : 0.0f;
-        amax = fmaxf(amax, fabsf(values[j]));
-    }
-    const float power = half_power(warp_max(amax));
-    auto *words = reinterpret_cast<uint32_t *>(to.at(r, lane * kOwn / 8));
-#pragma unroll
-    for (int j = 0; j < kOwn; j += 2) {
-        words[(lane * kOwn + j) % 8 / 2] =
-            pack_pair<true>(values[j] * power, values[j + 1] * power);
-    }
-    return power;
-}
-
-// A warp's 16 rows of queries. size: what products of this thread's rows, lane / 4 and 8 behind it,
-// are multiplied by to be exponents of 2.
+// A warp's 16 rows of queries, as halves that have been multiplied by a power of two each. size:
+// what products of this thread's rows, lane / 4 and 8 behind it, are multiplied by to be exponents
+// of 2.
 template <int kDim>
 A2SF_INLINE void load_queries(const AttendArgs &args, uint32_t first_row, Tile<kDim> &to,
                               float (&size)[2]) {
+    constexpr int kOwn = kDim / kWarp;  // elements of a lane
     const int lane = threadIdx.x % kWarp, own_row = threadIdx.x / kWarp * kWarpRows;
+    const uint32_t group = (uint32_t)args.group;
+    uint32_t query = (first_row + own_row) / group, g = (first_row + own_row) % group;
+    float values[kWarpRows][kOwn];  // all of them on their way at once
 #pragma unroll
     for (int i = 0; i < kWarpRows; ++i) {
-        const float own_size =
-            args.scale * kLog2E / load_query<kDim>(args, first_row, own_row + i, to);
-        if (i % 8 == lane / 4) size[i / 8] = own_size;
+        const float *from =
+            args.q + query * args.q_stride + (blockIdx.y * group + g) * args.head_dim;
+#pragma unroll
+        for (int j = 0; j < kOwn; ++j) {
+            const size_t d = lane * kOwn + j;
+            values[i][j] = query < args.m && d < args.head_dim ? from[d] : 0.0f;
+        }
+        if (++g < group) continue;
+        g = 0;
+        ++query;
+    }
+#pragma unroll
+    for (int i = 0; i < kWarpRows; ++i) {
+        float amax = 0.0f;
+#pragma unroll
+        for (int j = 0; j < kOwn; ++j) amax = fmaxf(amax, fabsf(values[i][j]));
+        const float power = half_power(warp_max(amax));
+        auto *words = reinterpret_cast<uint32_t *>(to.at(own_row + i, lane * kOwn / 8));
+#pragma unroll
+        for (int j = 0; j < kOwn; j += 2) {
+            words[(lane * kOwn + j) % 8 / 2] =
+                pack_pair<true>(values[i][j] * power, values[i][j + 1] * power);
+        }
+        if (i % 8 == lane / 4) size[i / 8] = args.scale * kLog2E * inverse_of(power);
     }
     __syncwarp();
 }
 
-// A tile of slots that some query of a block sees, the same in all its threads.
+// A tile of slots, the same in all threads of a block.
 struct SlotTile {
     size_t slot;     // from live on: there is none
     int32_t pos[2];  // of slots lane and lane + 32
-    bool whole;      // every query sees all of them
+    bool whole;      // every query of the block sees all of them
 };
+A2SF_INLINE SlotTile look_at(const AttendArgs &args, const HeadSlots &at, size_t slot) {
+    SlotTile tile = {slot, {}, false};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const size_t s = slot + threadIdx.x % kWarp + i * kWarp;
+        tile.pos[i] = s < at.live ? args.pos[at.first + s] : INT32_MAX;
+    }
+    return tile;
+}
+
+// The first tile from this one on that some query of a block sees.
 A2SF_INLINE SlotTile seen_tile(const AttendArgs &args, const HeadSlots &at, QueryRange queries,
-                               size_t slot) {
-    SlotTile tile = {};
-    for (tile.slot = slot; tile.slot < at.live; tile.slot += kTile) {
+                               SlotTile tile) {
+    while (tile.slot < at.live) {
         bool any = false, all = true;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const size_t s = tile.slot + threadIdx.x % kWarp + i * kWarp;
-            tile.pos[i] = s < at.live ? args.pos[at.first + s] : INT32_MAX;
             any = any || any_sees(args, queries, tile.pos[i]);
             all = all && all_see(args, queries, tile.pos[i]);
         }
         tile.whole = __all_sync(kAllLanes, all);
         if (__any_sync(kAllLanes, any)) break;
+        tile = look_at(args, at, tile.slot + kTile);
     }
     return tile;
 }
@@ -202,7 +211,7 @@ __global__ void __launch_bounds__(kTileThreads) attend_tensor(AttendArgs args) {
     const uint32_t row_tile = (uint32_t)tiles_of(args.m, args.group) - 1 - blockIdx.x;
     const uint32_t first_row = row_tile * kTile;
     const QueryRange queries = queries_of(args, row_tile);
-    SlotTile tile = seen_tile(args, at, queries, 0);
+    SlotTile tile = seen_tile(args, at, queries, look_at(args, at, 0));
     if (tile.slot < at.live) load_slots<kType, true>(args, at, tile.slot, keys);
     end_copies();
     OwnRows<kDim> own;
@@ -221,10 +230,11 @@ __global__ void __launch_bounds__(kTileThreads) attend_tensor(AttendArgs args) {
         __syncthreads();  // the keys are there; nobody reads the values before
         load_slots<kType, false>(args, at, tile.slot, values);
         end_copies();
+        SlotTile next = look_at(args, at, tile.slot + kTile);
         float c[kTile / 8][4] = {};
         multiply_rows(q, keys, c);
         if (!tile.whole) hide_unseen(args, tile, own, c);
-        const SlotTile next = seen_tile(args, at, queries, tile.slot + kTile);
+        next = seen_tile(args, at, queries, next);
         wait_for_copies<0>();
         __syncthreads();  // the values are there; nobody reads the keys
         if (next.slot < at.live) load_slots<kType, true>(args, at, next.slot, keys);

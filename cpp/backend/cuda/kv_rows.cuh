@@ -62,22 +62,56 @@ struct TurnedHead {
     bool operator==(const TurnedHead &) const = default;
 };
 
-// The same of the key in a slot, turned. The other half of each pair is loaded once more.
+// Elements [d, d + 8) of a key's row, all of which are turned, by pairs of halves. to [8]: as they
+// were stored.
+template <KvType kType>
+A2SF_INLINE void turn_8_halves(const KvHead &head, const TurnedHead &turned, const uint8_t *row,
+                               const float *angles, size_t d, float *to) {
+    const bool low = d < turned.half;
+    const size_t j = low ? d : d - turned.half;
+    float other[8];
+    kv_load_8<kType>(head, row, low ? d + turned.half : j, other);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        const float cosine = angles[j + i], sine = angles[turned.half + j + i];
+        to[i] = low ? to[i] * cosine - other[i] * sine : other[i] * sine + to[i] * cosine;
+    }
+}
+
+// The same by pairs of neighbours.
+A2SF_INLINE void turn_8_neighbours(const TurnedHead &turned, const float *angles, size_t d,
+                                   float *to) {
+#pragma unroll
+    for (int p = 0; p < 4; ++p) {
+        const float cosine = angles[d / 2 + p], sine = angles[turned.half + d / 2 + p];
+        const float low = to[2 * p], high = to[2 * p + 1];
+        to[2 * p] = low * cosine - high * sine;
+        to[2 * p + 1] = low * sine + high * cosine;
+    }
+}
+
+// Elements [d, d + 8) of the key in a slot, turned. to [8].
 template <KvType kType>
 A2SF_INLINE void key_load_8(const KvHead &head, const TurnedHead &turned, size_t slot, size_t d,
                             float *to) {
     const uint8_t *row = head.rows + slot * head.row_bytes;
     kv_load_8<kType>(head, row, d, to);
-    if (turned.place == nullptr) return;
+    if (turned.place == nullptr || d >= 2 * turned.half) return;
     const float *angles = turned.angles + (size_t)turned.place[slot] * turned.stride;
-    for (size_t i = 0; i < 8; ++i) {
-        const size_t at = d + i;
-        if (at >= 2 * turned.half) break;
-        const size_t j = turned.halves ? at % turned.half : at / 2;
-        const bool low = turned.halves ? at < turned.half : at % 2 == 0;
-        const size_t distance = turned.halves ? turned.half : 1;
+    if (turned.halves && turned.half % 8 == 0) {
+        return turn_8_halves<kType>(head, turned, row, angles, d, to);
+    }
+    if (!turned.halves && turned.half % 4 == 0) {
+        return turn_8_neighbours(turned, angles, d, to);
+    }
+    for (uint32_t i = 0; i < 8; ++i) {
+        const uint32_t at = (uint32_t)d + i, half = (uint32_t)turned.half;
+        if (at >= 2 * half) break;
+        const uint32_t j = !turned.halves ? at / 2 : at < half ? at : at - half;
+        const bool low = turned.halves ? at < half : at % 2 == 0;
+        const uint32_t distance = turned.halves ? half : 1;
         const float other = kv_element<kType>(row, low ? at + distance : at - distance);
-        const float cosine = angles[j], sine = angles[turned.half + j];
+        const float cosine = angles[j], sine = angles[half + j];
         to[i] = low ? to[i] * cosine - other * sine : other * sine + to[i] * cosine;
     }
 }

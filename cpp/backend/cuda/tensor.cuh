@@ -21,6 +21,11 @@ A2SF_INLINE float half_power(float amax) {
     return bits_to_float((uint32_t)(127 + 14 - exponent) << 23);
 }
 
+// 1 / power, exactly, of a power of two that half_power() may be.
+A2SF_INLINE float inverse_of(float power) {
+    return bits_to_float((254u << 23) - float_to_bits(power));
+}
+
 // 2^x, off by some units in the last place; 0 where it is below what a normal float can be.
 A2SF_INLINE float power_of_2(float x) {
 #ifdef __CUDACC__
