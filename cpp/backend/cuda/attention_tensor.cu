@@ -202,7 +202,8 @@ A2SF_INLINE void keep_queries(const AttendArgs &args, uint32_t first_row, const 
 
 // Shared: tiles of keys and of values.
 template <KvType kType, int kDim>
-__global__ void __launch_bounds__(kTileThreads) attend_tensor(AttendArgs args) {
+__global__ void __launch_bounds__(kTileThreads, kDim == kFewDims ? 3 : 2)
+    attend_tensor(AttendArgs args) {
     after_others();
     auto *tiles = reinterpret_cast<Tile<kDim> *>(shared_memory());
     Tile<kDim> &keys = tiles[0], &values = tiles[1];
