@@ -65,10 +65,7 @@ double CudaBackend::copied_bytes_per_s() {
 }
 
 MachinePeaks CudaBackend::measure_peaks() {
-    int n_multiprocessors = 0;
-    check_cuda(cudaDeviceGetAttribute(&n_multiprocessors, cudaDevAttrMultiProcessorCount, 0),
-               "counting multiprocessors");
-    const auto n = static_cast<size_t>(n_multiprocessors);
+    const size_t n = queue_.n_multiprocessors();
     const auto memory = allocate(sizeof(float), "measuring arithmetic");
     void *sink = memory->data();
     MachinePeaks peaks;

@@ -73,8 +73,16 @@ CudaQueue::Stream::~Stream() {
     cudaStreamDestroy(handle);
 }
 
+static size_t count_multiprocessors() {
+    int n = 0;
+    check_cuda(cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, 0),
+               "counting multiprocessors");
+    return static_cast<size_t>(n);
+}
+
 CudaQueue::CudaQueue()
     : overlap_(cuda_launches_overlap()),
+      n_multiprocessors_(count_multiprocessors()),
       staging_(stream_.handle),
       inputs_(kInputBytes, "inputs of a step") {}
 

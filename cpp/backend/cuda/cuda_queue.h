@@ -71,6 +71,9 @@ class CudaQueue {
     void begin_pass();
     void drop_pass() { puts_off_ = failed_ = false; }
 
+    // Of the GPU.
+    size_t n_multiprocessors() const { return n_multiprocessors_; }
+
     // On the GPU.
     size_t n_bytes() const { return staging_.n_bytes() + inputs_.n_bytes(); }
 
@@ -95,6 +98,7 @@ class CudaQueue {
 
     Stream stream_;
     const bool overlap_;  // launches, with those before them
+    const size_t n_multiprocessors_;
     Staging staging_;
     bool puts_off_ = false;
     bool failed_ = false;            // something that was asked for

@@ -176,11 +176,13 @@ __global__ void __launch_bounds__(kFloatThreads) matmul_floats(ProductArgs args)
 }
 
 constexpr unsigned kFew = 64, kMany = 128;  // tokens of a block
-// Smaller blocks where there would be fewer than this.
-constexpr size_t kEnoughBlocks = 128;
+// Smaller blocks where a multiprocessor would have fewer: one alone does not hide what it waits
+// for.
+constexpr size_t kEnoughBlocks = 2;
 
 void launch_tensor(CudaQueue &queue, const ProductArgs &args, unsigned n_row_blocks, bool halves) {
-    const bool few = args.m <= kFew || n_blocks(args.m, kMany) * n_row_blocks < kEnoughBlocks;
+    const size_t n_large = size_t{n_blocks(args.m, kMany)} * n_row_blocks;
+    const bool few = args.m <= kFew || n_large < kEnoughBlocks * queue.n_multiprocessors();
     // Blocks of the same weights are neighbours: weights are read from far away once.
     const LaunchShape shape = {dim3(n_blocks(args.m, few ? kFew : kMany), n_row_blocks),
                                dim3(kTensorThreads),

@@ -122,14 +122,18 @@ TEST_CASE("cuda products: batches, every weight type, tiles that are not full") 
 // More steps than shared memory holds, more than a block's rows and tokens, few tokens and many;
 // rows of 16-bit weights that begin at multiples of 16 bytes and end within a step.
 TEST_CASE("cuda products: batches of several blocks and many steps") {
-    for (const uint32_t id : {1u, 8u, 12u, 14u, 30u, 39u}) {
-        const WeightType &type = *find_weight_type(id);
-        CAPTURE(std::string(type.name));
-        Rng rng(36);
-        for (const size_t m : {33, 131}) {
-            const size_t cols = type.block == 1 ? 216 : type.block == 256 ? 256 : 224;
-            const Case many(rng, type, 150, cols, m);
-            many.check(many.run(false, true, false), form_of(type, true), true, false);
+    const Restored restored;
+    for (const int n_multiprocessors : {1, 100}) {  // many tokens to a block, and few
+        cuda_emulator::machine.n_multiprocessors = n_multiprocessors;
+        for (const uint32_t id : {1u, 8u, 12u, 14u, 30u, 39u}) {
+            const WeightType &type = *find_weight_type(id);
+            CAPTURE(std::string(type.name));
+            Rng rng(36);
+            for (const size_t m : {33, 131}) {
+                const size_t cols = type.block == 1 ? 216 : type.block == 256 ? 256 : 224;
+                const Case many(rng, type, 150, cols, m);
+                many.check(many.run(false, true, false), form_of(type, true), true, false);
+            }
         }
     }
 }

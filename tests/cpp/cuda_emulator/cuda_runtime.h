@@ -126,6 +126,7 @@ struct Machine {
     cudaError_t count_status = cudaSuccess;
     int n_devices = 1;
     int major = 8;
+    int n_multiprocessors = 1;
     int ptx_version = 80;  // of the compiled kernels
     size_t n_memory = size_t{1} << 30;
     size_t most_host_bytes = size_t{1} << 30;

@@ -151,7 +151,7 @@ cudaError_t cudaGetDeviceCount(int *n_devices) {
 }
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
     *value = attribute == cudaDevAttrComputeCapabilityMajor ? machine.major
-             : attribute == cudaDevAttrMultiProcessorCount  ? 1
+             : attribute == cudaDevAttrMultiProcessorCount  ? machine.n_multiprocessors
                                                             : 0;
     return cudaSuccess;
 }
