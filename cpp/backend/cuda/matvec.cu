@@ -1,6 +1,6 @@
 // Products of single tokens: a warp per weight row and token. Quantised weights go through shared
-// memory, so that they are read in 16-byte words whatever the size of their blocks, the next ones
-// while the last are multiplied; then a lane takes 32 of them and dp4a multiplies bytes by bytes.
+// memory, so that they are read in 16-byte words whatever the size of their blocks, two chunks ahead
+// of what is multiplied; then a lane takes 32 of them and dp4a multiplies bytes by bytes.
 #include "backend/cuda/products.cuh"
 
 namespace a2sf {
@@ -66,6 +66,8 @@ A2SF_INLINE float dot_group(const uint8_t *block, int g, const int8_t *q, float 
     return total * scale;
 }
 
+constexpr int kAhead = 2;  // chunks on their way
+
 template <typename F>
 __global__ void __launch_bounds__(kWarps *kWarp) matvec_groups(ProductArgs args) {
     using C = Chunk<F>;
@@ -75,8 +77,12 @@ __global__ void __launch_bounds__(kWarps *kWarp) matvec_groups(ProductArgs args)
     const size_t row = row_of(part);
     uint4 *stage = stages[threadIdx.x / kWarp];
     const uint8_t *weights = part.w + row * args.row_bytes;
-    uint4 words[C::kLoads] = {};
-    if (row < part.rows) fetch<F>(weights, 0, args.row_bytes, words);
+    uint4 words[kAhead][C::kLoads] = {};
+#pragma unroll
+    for (size_t i = 0; i < kAhead; ++i) {
+        if (row >= part.rows || i * C::kBytes >= args.row_bytes) break;
+        fetch<F>(weights, i * C::kBytes, args.row_bytes, words[i]);
+    }
     after_others();
     if (row >= part.rows) return;
     const int8_t *q = args.forms.q + blockIdx.y * args.padded;
@@ -84,19 +90,22 @@ __global__ void __launch_bounds__(kWarps *kWarp) matvec_groups(ProductArgs args)
     const size_t n_groups = args.cols / 32;
     float sum = 0.0f;
     size_t g = lane;
-    for (size_t at = 0; at < args.row_bytes; at += C::kBytes, g += kWarp) {
-        __syncwarp();  // nobody reads the chunk before
+    for (size_t first = 0; first < args.row_bytes; first += kAhead * C::kBytes) {
 #pragma unroll
-        for (int i = 0; i < C::kLoads; ++i) stage[i * kWarp + lane] = words[i];
-        __syncwarp();
-        if (at + C::kBytes < args.row_bytes) {
-            fetch<F>(weights, at + C::kBytes, args.row_bytes, words);
+        for (size_t i = 0; i < kAhead; ++i, g += kWarp) {
+            const size_t at = first + i * C::kBytes, next = at + kAhead * C::kBytes;
+            if (at >= args.row_bytes) break;
+            __syncwarp();  // nobody reads the chunk before
+#pragma unroll
+            for (int j = 0; j < C::kLoads; ++j) stage[j * kWarp + lane] = words[i][j];
+            __syncwarp();
+            if (next < args.row_bytes) fetch<F>(weights, next, args.row_bytes, words[i]);
+            if (g >= n_groups) continue;
+            const uint8_t *chunk =
+                reinterpret_cast<const uint8_t *>(stage) + (uintptr_t)(weights + at) % 16;
+            sum += dot_group<F>(chunk + lane / C::kPerBlock * F::kBlockBytes, lane % C::kPerBlock,
+                                q + 32 * g, scale[g]);
         }
-        if (g >= n_groups) continue;
-        const uint8_t *chunk =
-            reinterpret_cast<const uint8_t *>(stage) + (uintptr_t)(weights + at) % 16;
-        sum += dot_group<F>(chunk + lane / C::kPerBlock * F::kBlockBytes, lane % C::kPerBlock,
-                            q + 32 * g, scale[g]);
     }
     finish(args, part, row, sum);
 }

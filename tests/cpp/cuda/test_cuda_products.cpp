@@ -94,9 +94,11 @@ TEST_CASE("cuda products: one token, every weight type and odd sizes") {
     for (const WeightType &type : weight_types()) {
         CAPTURE(std::string(type.name));
         Rng rng(31);
-        // More than one chunk of 1024, and rows that begin at every alignment their blocks allow.
+        // More than one chunk of 1024, more than are on their way at once, and rows that begin at
+        // every alignment their blocks allow.
+        const bool large = type.block == 256;
         std::vector<size_t> widths = {type.block == 1 ? size_t{37} : type.block,
-                                      type.block == 256 ? size_t{1536} : size_t{1120}};
+                                      size_t{large ? 1536u : 1120u}, size_t{large ? 2816u : 3104u}};
         if (type.block == 1) widths.push_back(256);
         for (const size_t cols : widths) {
             CAPTURE(cols);
