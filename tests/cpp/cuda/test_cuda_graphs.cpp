@@ -239,15 +239,15 @@ TEST_CASE("cuda graphs: where there is no memory for one, its kernels are asked 
 TEST_CASE("cuda graphs: a session whose step has failed says so until it is reset") {
     const Restored restored;
     for (const size_t n_steps : {0, 1, 6}) {  // kernel by kernel, captured, played
-        for (const char *asked : {"logits", "likeliest", "positions", "eviction"}) {
+        for (const std::string what : {"logits", "likeliest", "positions", "eviction"}) {
+            if (n_steps != 1 && (what == "positions" || what == "eviction")) continue;
+            CAPTURE(what);
             Session session(on_cuda().model, options_for("a2sf"));
             const int32_t id = 7;
             session.feed(some_ids(40));
             for (size_t i = 0; i < 2 + n_steps; ++i) session.feed({&id, 1});
             const std::vector<float> before(session.logits().begin(), session.logits().end());
             session.feed_chunk({&id, 1}, 0);
-            const std::string what = asked;
-            CAPTURE(what);
             cuda_emulator::machine.n_launches_left = 9;
             if (what == "logits") CHECK_THROWS_AS(session.logits(), DeviceError);
             if (what == "likeliest") CHECK_THROWS_AS(session.likeliest(), DeviceError);
