@@ -1,6 +1,6 @@
 // Attention of one query, a decoding step's: a KV head's slots are split into runs, a block each,
-// that softmax on their own; a second kernel joins them and adds to the scores. The weights p are
-// kept in between, [n_heads, slots], and nothing larger.
+// that softmax on their own; a second kernel joins them and adds to the scores. In between the
+// weights p are kept, [n_heads, slots], and the output of every run of 128 slots.
 #include "backend/cuda/attention.cuh"
 
 namespace a2sf {

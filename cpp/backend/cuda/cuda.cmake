@@ -26,9 +26,20 @@ if(NOT CMAKE_CUDA_COMPILER)
     "Without A2SF_CUDA a2sf is built for the CPU alone.")
 endif()
 # Cards with the common names, Jetson Orin (87), data centres (90); code for any later one is made
-# from that of 8.0 when the program starts.
+# from that of 8.0 when the program starts. What an older nvcc does not know is left out.
+execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE nvcc_says)
+string(REGEX MATCH "release ([0-9.]+)" nvcc_release "${nvcc_says}")
+set(nvcc_version "${CMAKE_MATCH_1}")
+if(nvcc_version VERSION_LESS 12.0)
+  message(FATAL_ERROR
+    "A2SF_CUDA: nvcc 12.0 or later expected, for C++20, found '${nvcc_version}' "
+    "(${CMAKE_CUDA_COMPILER}).")
+endif()
 if(NOT CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
-  set(CMAKE_CUDA_ARCHITECTURES 86-real 87-real 89-real 90-real 120-real 80-virtual)
+  set(CMAKE_CUDA_ARCHITECTURES 86-real 87-real 89-real 90-real 80-virtual)
+  if(nvcc_version VERSION_GREATER_EQUAL 12.8)
+    list(APPEND CMAKE_CUDA_ARCHITECTURES 120-real)
+  endif()
 endif()
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)

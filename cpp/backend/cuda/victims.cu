@@ -7,9 +7,9 @@
 //   rank_slots     a key for every token that may leave (evict/victim_key.h), and one for the guard
 //   apply_guard    guarded tokens go last
 //   choose         who leaves
-//   pair_moves, move_rows   the highest slots go into the holes, or
-//   take_holes     the hole is the next token's
-#include "backend/cuda/device.cuh"
+//   pair_moves     which slots go into the holes (moves.cu), if the hole is not the next token's
+//                  (take_holes.cu)
+#include "backend/cuda/all_pairs.cuh"
 
 #include "backend/cuda/cuda_kernels.h"
 #include "evict/victim_key.h"
@@ -17,7 +17,7 @@
 namespace a2sf {
 namespace {
 
-constexpr unsigned kThreads = 256;
+constexpr unsigned kThreads = kPairThreads;
 constexpr uint64_t kStays = UINT64_MAX;  // no key is as high
 
 // Arrays of a layer "by head", from first[head] on.
@@ -47,27 +47,6 @@ A2SF_INLINE size_t n_victims(const CudaHeads &heads, unsigned head) {
 // Where nobody leaves and no other head asks, nothing need be known of a head.
 A2SF_INLINE bool is_idle(const VictimsJob &job, unsigned head) {
     return job.ranking != Ranking::TwoScores && n_victims(job.heads, head) == 0;
-}
-
-// visit(from[i], i) for every i < n. All threads of the block call it.
-template <typename T, typename Visit>
-A2SF_INLINE void visit_all(const T *from, size_t n, const Visit &visit) {
-    __shared__ T tile[kThreads];
-    for (size_t first = 0; first < n; first += kThreads) {
-        __syncthreads();  // the last tile has been read
-        if (first + threadIdx.x < n) tile[threadIdx.x] = from[first + threadIdx.x];
-        __syncthreads();
-        const unsigned here = n - first < kThreads ? (unsigned)(n - first) : kThreads;
-        for (unsigned i = 0; i < here; ++i) visit(tile[i], first + i);
-    }
-}
-
-// The tokens of a head that are older than that of a slot.
-A2SF_INLINE size_t count_older(const int32_t *of_slot, size_t live, size_t slot) {
-    const int32_t own = slot < live ? of_slot[slot] : 0;
-    unsigned older = 0;
-    visit_all(of_slot, live, [&](int32_t pos, size_t) { older += pos < own ? 1 : 0; });
-    return older;
 }
 
 __global__ void __launch_bounds__(kThreads) order_by_age(VictimsJob job) {
@@ -309,89 +288,6 @@ __global__ void __launch_bounds__(kThreads) pair_moves(VictimsJob job) {
     if (!moves && gone[slot] != 0) job.found.to[row + before] = (uint32_t)slot;
 }
 
-struct MoveJob {
-    const size_t *first;
-    const uint32_t *n_moves;  // [n_kv_heads]
-    // From which slot to which, by head; [n_kv_heads] where heads move one each.
-    const uint32_t *from, *to;
-    bool one_each;
-    size_t row_bytes;
-    uint8_t *rows[2];  // K, V
-    int32_t *pos;
-    float *scores[kMaxScoreLanes];
-    bool operator==(const MoveJob &) const = default;
-};
-
-constexpr unsigned kWarps = 4;
-
-__global__ void __launch_bounds__(kWarps *kWarp) move_rows(MoveJob job) {
-    after_others();
-    const unsigned head = blockIdx.y, lane = threadIdx.x % kWarp;
-    const size_t k = size_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
-    if (k >= job.n_moves[head]) return;
-    const size_t row = job.first[head], at = job.one_each ? head : row + k;
-    const size_t from = row + job.from[at], to = row + job.to[at];
-    if (to >= from) return;
-    for (uint8_t *rows : job.rows) {
-        const uint8_t *source = rows + from * job.row_bytes;
-        uint8_t *target = rows + to * job.row_bytes;
-        if (job.row_bytes % 16 == 0) {
-            for (size_t i = lane; i < job.row_bytes / 16; i += kWarp) {
-                reinterpret_cast<uint4 *>(target)[i] = reinterpret_cast<const uint4 *>(source)[i];
-            }
-        } else {
-            for (size_t i = lane; i < job.row_bytes; i += kWarp) target[i] = source[i];
-        }
-    }
-    if (lane != 0) return;
-    job.pos[to] = job.pos[from];
-    for (float *scores : job.scores) {
-        if (scores != nullptr) scores[to] = scores[from];
-    }
-}
-
-// A block per head.
-struct HoleJob {
-    KeptSlots kept;
-    const uint32_t *gone;
-    bool operator==(const HoleJob &) const = default;
-};
-
-__global__ void __launch_bounds__(kThreads) take_holes(HoleJob job) {
-    after_others();
-    const unsigned head = blockIdx.x;
-    const uint32_t live = job.kept.live[head];
-    __syncthreads();  // all have read before anything changes
-    if (threadIdx.x == 0) job.kept.next_pos[head] += 1;
-    if (live <= job.kept.budget[head]) {
-        if (threadIdx.x == 0) job.kept.slot[head] = live;
-        if (threadIdx.x == 0) job.kept.live[head] = live + 1;
-        return;
-    }
-    const size_t row = job.kept.first[head];
-    for (uint32_t slot = threadIdx.x; slot < live; slot += kThreads) {
-        if (job.gone[row + slot] != 0) job.kept.slot[head] = slot;
-    }
-}
-
-struct PlacesJob {
-    CudaHeads heads;
-    const int32_t *pos;
-    int32_t last_place;
-    int32_t *place;
-    bool operator==(const PlacesJob &) const = default;
-};
-
-__global__ void __launch_bounds__(kThreads) find_places(PlacesJob job) {
-    after_others();
-    const unsigned head = blockIdx.y;
-    const size_t row = job.heads.first[head], live = job.heads.live[head];
-    const size_t slot = size_t{blockIdx.x} * kThreads + threadIdx.x;
-    if (size_t{blockIdx.x} * kThreads >= live) return;
-    const size_t older = count_older(job.pos + row, live, slot);
-    if (slot < live) job.place[row + slot] = job.last_place + 1 - (int32_t)(live - older);
-}
-
 // The arrays of a layer, one after the other: those of 8 bytes first.
 CudaVictims victims_in(void *workspace, size_t n_slots, size_t n_sums) {
     CudaVictims found;
@@ -457,38 +353,6 @@ CudaVictims cuda_victims(CudaQueue &queue, const CudaEviction &eviction) {
     launch("choosing tokens", queue, shape, choose, job);
     if (eviction.most_victims > 0) launch("pairing slots", queue, shape, pair_moves, job);
     return found;
-}
-
-void cuda_find_places(CudaQueue &queue, const CudaHeads &heads, size_t longest,
-                      const PlacesArgs &args) {
-    const PlacesJob job = {heads, args.pos, args.last_place, args.place};
-    const LaunchShape shape = {
-        dim3(n_blocks(longest, kThreads), static_cast<unsigned>(heads.n_heads)), dim3(kThreads)};
-    launch("places of tokens", queue, shape, find_places, job);
-}
-
-void cuda_take_holes(CudaQueue &queue, size_t n_kv_heads, const KeptSlots &kept,
-                     const uint32_t *gone) {
-    const HoleJob job = {kept, gone};
-    const LaunchShape shape = {dim3(static_cast<unsigned>(n_kv_heads)), dim3(kThreads)};
-    launch("freeing slots", queue, shape, take_holes, job);
-}
-
-void cuda_move(CudaQueue &queue, const VictimsArgs &args, const CudaMoves &moves) {
-    MoveJob job = {moves.first,
-                   moves.n_moves,
-                   moves.from,
-                   moves.to,
-                   moves.one_each,
-                   kv_row_bytes(args.slots.type, args.slots.head_dim),
-                   {static_cast<uint8_t *>(args.slots.k), static_cast<uint8_t *>(args.slots.v)},
-                   args.pos,
-                   {}};
-    for (size_t lane = 0; lane < args.n_lanes; ++lane) job.scores[lane] = args.scores[lane];
-    const LaunchShape shape = {
-        dim3(n_blocks(moves.most, kWarps), static_cast<unsigned>(args.slots.n_kv_heads)),
-        dim3(kWarps * kWarp)};
-    launch("closing holes", queue, shape, move_rows, job);
 }
 
 }  // namespace a2sf
