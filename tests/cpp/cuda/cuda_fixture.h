@@ -1,9 +1,10 @@
-// What the tests of the CUDA backend share: arrays on the emulated GPU and beside it.
+// What the tests of the CUDA backend share: arrays on the GPU, emulated or not, and beside it.
 #pragma once
 
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "backend/cpu/cpu_backend.h"
@@ -14,11 +15,28 @@
 
 namespace a2sf::testing {
 
+#ifdef A2SF_EMULATED_GPU
 // The emulated machine as it was, at the end of a test that changes it.
 struct Restored {
     cuda_emulator::Machine before = cuda_emulator::machine;
     ~Restored() { cuda_emulator::machine = before; }
 };
+inline void set_multiprocessors(int n) {
+    cuda_emulator::machine.n_multiprocessors = n;
+}
+inline std::optional<size_t> launches_so_far() {
+    return cuda_emulator::counts.n_launches;
+}
+#else
+// A card is what it is, and counts nothing.
+struct Restored {
+    Restored() {}
+};
+inline void set_multiprocessors(int) {}
+inline std::optional<size_t> launches_so_far() {
+    return std::nullopt;
+}
+#endif
 
 // What the body's DeviceError says; nothing if there is none.
 inline std::string message_of(const std::function<void()> &body) {

@@ -1,13 +1,11 @@
-// What an emulated GPU has left when backends, models and sessions are gone, however they ended;
-// and engines in several threads.
+// What an emulated GPU has left when backends, models and sessions are gone, however they ended.
 #include <doctest/doctest.h>
 
 #include <filesystem>
 #include <fstream>
-#include <thread>
 
 #include "cuda_fixture.h"
-#include "tiny_model.h"
+#include "small_sessions.h"
 
 using namespace a2sf;
 using namespace a2sf::testing;
@@ -27,52 +25,6 @@ struct NothingLeft {
                now.n_bytes == before.n_bytes && find_backend("cuda").memory().n_taken == n_taken;
     }
 };
-
-// A small model's file, there until the program ends.
-const std::string &model_path() {
-    static const struct File {
-        std::string path = (std::filesystem::temp_directory_path() /
-                            ("a2sf_lifetime_" + std::to_string(getpid()) + ".gguf"))
-                               .string();
-        File() {
-            TinyModel model;
-            model.n_layers = 1;
-            model.dim = 32;
-            model.n_heads = 2;
-            model.n_kv_heads = 1;
-            model.hidden_dim = 32;
-            const std::vector<std::byte> bytes = tiny_bytes(model);
-            std::ofstream(path, std::ios::binary)
-                .write(reinterpret_cast<const char *>(bytes.data()),
-                       static_cast<std::streamsize>(bytes.size()));
-        }
-        ~File() { std::remove(path.c_str()); }
-    } file;
-    return file.path;
-}
-
-SessionOptions evicting(const char *policy = "a2sf") {
-    SessionOptions options{.kv_type = KvType::F16, .n_threads = 1, .batch = 8};
-    options.eviction.policy = policy;
-    options.eviction.budget = Amount::of_tokens(16);
-    return options;
-}
-
-std::shared_ptr<const Model> load() {
-    return Model::load(model_path(), find_backend("cuda"));
-}
-
-// Greedy tokens after a prompt, more than the budget.
-std::vector<int32_t> answer(Session &session, unsigned seed, size_t n_tokens) {
-    std::span<const float> logits = session.feed(some_ids(30, seed));
-    std::vector<int32_t> ids;
-    while (ids.size() < n_tokens) {
-        const auto most = std::max_element(logits.begin(), logits.end()) - logits.begin();
-        ids.push_back(static_cast<int32_t>(most));
-        logits = session.feed({&ids.back(), 1});
-    }
-    return ids;
-}
 
 }  // namespace
 
@@ -158,32 +110,4 @@ TEST_CASE(
         CHECK(message_of([&] { answer(other, 2, 3); }) != "");
     }
     CHECK(left.holds());
-}
-
-TEST_CASE(
-    "cuda lifetime: two threads, each with an engine and sessions, get what each gets alone") {
-    constexpr size_t kThreads = 2, kRounds = 3;
-    const NothingLeft left;
-    const auto read = [](const std::shared_ptr<const Model> &model, size_t thread) {
-        std::vector<int32_t> all;
-        for (unsigned round = 0; round < kRounds; ++round) {
-            Session session(model, evicting(thread == 0 ? "tova" : "h2o"));
-            const std::vector<int32_t> ids = answer(session, 10 * round + unsigned(thread), 6);
-            all.insert(all.end(), ids.begin(), ids.end());
-        }
-        return all;
-    };
-    const auto shared = load();
-    std::vector<int32_t> alone[kThreads];
-    for (size_t i = 0; i < kThreads; ++i) alone[i] = read(shared, i);
-    for (const bool one_engine : {false, true}) {
-        std::vector<int32_t> found[kThreads];
-        std::vector<std::thread> threads;
-        for (size_t i = 0; i < kThreads; ++i) {
-            threads.emplace_back([&, i] { found[i] = read(one_engine ? shared : load(), i); });
-        }
-        for (std::thread &thread : threads) thread.join();
-        for (size_t i = 0; i < kThreads; ++i) CHECK(found[i] == alone[i]);
-    }
-    CHECK(!left.holds());  // the shared model
 }

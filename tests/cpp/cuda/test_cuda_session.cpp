@@ -9,6 +9,7 @@
 
 #include "cuda_fixture.h"
 #include "evict/registry.h"
+#include "sample/sampler.h"
 #include "tiny_model.h"
 
 using namespace a2sf;
@@ -76,6 +77,27 @@ TEST_CASE("cuda session: every policy keeps what it keeps on the CPU") {
     for (const Policy *policy : policies()) {
         CAPTURE(std::string(policy->name));
         compare(with(*policy, 40), 90, 2e-4);
+    }
+}
+
+TEST_CASE("cuda session: one seed draws the same tokens on both devices") {
+    for (const char *policy : {"full", "a2sf", "h2o"}) {
+        CAPTURE(std::string(policy));
+        const SessionOptions options = with(find_policy(policy), 40);
+        const auto draw = [&](const Engine &engine, uint64_t seed) {
+            Session session(engine.model, options);
+            Sampler sampler({.temperature = 1.0f, .top_p = 0.95f, .seed = seed}, kTinyVocab);
+            std::span<const float> logits = session.feed(some_ids(60));
+            std::vector<int32_t> ids;
+            for (int i = 0; i < 20; ++i) {
+                ids.push_back(sampler.sample(logits).id);
+                logits = session.feed({&ids.back(), 1});
+            }
+            return ids;
+        };
+        const std::vector<int32_t> expected = draw(tiny(), 7);
+        CHECK(draw(on_cuda(), 7) == expected);
+        CHECK(draw(on_cuda(), 8) != expected);
     }
 }
 

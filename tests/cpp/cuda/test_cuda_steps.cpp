@@ -1,6 +1,5 @@
 // Slots that the GPU hands out itself: the same tokens in the same slots, the same scores and
-// holes, bit for bit, as when the host chooses, and nothing that waits but what hands the logits
-// over.
+// holes, bit for bit, as when the host chooses.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -107,16 +106,6 @@ EvictionConfig config_of(const Policy &policy, size_t budget) {
         options.sinks = 2;
     }
     return resolve(options, 0);
-}
-
-SessionOptions small_options(const Policy &policy) {
-    SessionOptions options{.n_threads = 1, .batch = 24};
-    options.eviction.policy = policy.name;
-    if (!policy.evicts()) return options;
-    options.eviction.budget = Amount::of_tokens(20);
-    if (policy.uses_window()) options.eviction.recent = Amount::of_tokens(4);
-    options.eviction.division = Division::Equal;
-    return options;
 }
 
 bool is_kept(const Cache &cache, size_t layer) {
@@ -324,76 +313,4 @@ TEST_CASE("cuda steps: scores that are not numbers leave in the same order") {
             CHECK(pair.kept.cache.positions(1, head) == pair.chosen.cache.positions(1, head));
         }
     }
-}
-
-TEST_CASE("cuda steps: decoding waits once per token, however many layers there are") {
-    for (const uint32_t n_layers : {2u, 3u}) {
-        TinyModel shape;
-        shape.n_layers = n_layers;
-        const Engine engine = load_tiny(shape, "cuda");
-        for (const Policy *policy : policies()) {
-            CAPTURE(std::string(policy->name));
-            SessionOptions options = small_options(*policy);
-            Session session(engine.model, options);
-            session.reserve(60);
-            session.feed(some_ids(30));
-            const auto feed = [&](size_t n) {
-                for (const int32_t id : some_ids(n, 2)) session.feed({&id, 1});
-            };
-            feed(1);
-            const size_t n_before = cuda_emulator::counts.n_waits;
-            feed(6);
-            const size_t n_waits = cuda_emulator::counts.n_waits - n_before;
-            CHECK(n_waits == 6);
-        }
-    }
-}
-
-TEST_CASE("cuda steps: a prompt that is read token by token waits for nothing in between") {
-    const Engine engine = load_tiny({}, "cuda");
-    SessionOptions options{.n_threads = 1, .batch = 24};
-    options.eviction.policy = "a2sf-paper";
-    options.eviction.budget = Amount::of_tokens(32);
-    Session session(engine.model, options);
-    session.feed(some_ids(48));
-    const size_t n_before = cuda_emulator::counts.n_waits;
-    session.feed(some_ids(48));
-    CHECK(cuda_emulator::counts.n_waits == n_before + 2);  // at the end, and for the logits
-}
-
-TEST_CASE("cuda steps: a prompt in chunks waits for its end alone, however many layers there are") {
-    for (const uint32_t n_layers : {2u, 3u}) {
-        TinyModel shape;
-        shape.n_layers = n_layers;
-        const Engine engine = load_tiny(shape, "cuda");
-        for (const Policy *policy : policies()) {
-            CAPTURE(std::string(policy->name));
-            SessionOptions options = small_options(*policy);
-            if (policy->evicts()) options.eviction.prefill = PromptMode::Chunk;
-            Session session(engine.model, options);
-            session.reserve(160);
-            session.feed(some_ids(24));
-            const size_t n_before = cuda_emulator::counts.n_waits;
-            session.feed(some_ids(72));
-            CHECK(cuda_emulator::counts.n_waits <= n_before + 3);
-        }
-    }
-}
-
-TEST_CASE("cuda steps: compact positions are found on the GPU, too") {
-    TinyModel shape;
-    shape.n_layers = 3;
-    const Engine engine = load_tiny(shape, "cuda");
-    SessionOptions options = small_options(find_policy("a2sf"));
-    options.eviction.positions = Positions::Compact;
-    Session session(engine.model, options);
-    session.reserve(160);
-    session.feed(some_ids(24));
-    size_t n_before = cuda_emulator::counts.n_waits;
-    session.feed(some_ids(72));
-    CHECK(cuda_emulator::counts.n_waits <= n_before + 3);
-    session.feed(some_ids(1));
-    n_before = cuda_emulator::counts.n_waits;
-    for (const int32_t id : some_ids(6, 2)) session.feed({&id, 1});
-    CHECK(cuda_emulator::counts.n_waits == n_before + 6);
 }

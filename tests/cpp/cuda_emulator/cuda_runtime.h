@@ -61,6 +61,7 @@ enum cudaDeviceAttr {
     cudaDevAttrComputeCapabilityMinor = 76,
 };
 #define CUDART_VERSION 13000
+#define A2SF_EMULATED_GPU
 constexpr unsigned cudaStreamNonBlocking = 1, cudaHostAllocPortable = 1;
 using cudaStream_t = struct EmulatedStream *;
 using cudaEvent_t = struct EmulatedEvent *;
