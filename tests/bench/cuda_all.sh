@@ -4,9 +4,11 @@
 #
 #   tests/bench/cuda_all.sh [FOLDER]
 #
-# Needs a C++20 compiler, CMake, nvcc and Python 3 with nothing installed; no network. Where a package
-# index answers, the Python package is built as well and its parity tests run. FOLDER (build/cuda-all)
-# gets the output of every step; models are written there (40 GB) and removed again.
+# Needs a C++20 compiler, CMake, nvcc and Python 3 with nothing installed; no network. Where doctest's
+# header is there (A2SF_DOCTEST_INCLUDE names its folder, if need be), the C++ tests of the backend run on
+# the card; where a package index answers, the Python package is built as well and its parity tests run.
+# FOLDER (build/cuda-all) gets the output of every step; models are written there (40 GB) and removed
+# again.
 #
 # Timing ends after A2SF_SECONDS (600): what matters most comes first, every step has a limit of its
 # own, and what was not reached is "not measured". Exit status: 0 if all that was asked is met.
@@ -42,6 +44,14 @@ step() {
     return $status
 }
 
+# The same, but that it could not be done is nothing wrong.
+try_step() {
+    local n=${#failed[@]} status=0
+    step "$@" || status=$?
+    failed=("${failed[@]:0:n}")
+    return $status
+}
+
 build() {
     if [[ -n ${A2SF_PROGRAM:-} ]]; then
         program=$A2SF_PROGRAM
@@ -50,8 +60,25 @@ build() {
     command -v cmake >/dev/null || { echo "cmake expected on PATH, found none" && return 1; }
     local options=(-S . -B "$out/build" -DCMAKE_BUILD_TYPE=Release -DA2SF_CUDA="$cuda")
     if command -v ninja >/dev/null; then options+=(-G Ninja); fi
-    step configure 120 cmake "${options[@]}" && step build 1200 cmake --build "$out/build" -j "$jobs" &&
+    local targets=(a2sf_cli) doctest=${A2SF_DOCTEST_INCLUDE:-}
+    if [[ $cuda == ON ]] && echo '#include <doctest/doctest.h>' |
+        c++ ${doctest:+-I"$doctest"} -E -x c++ - >/dev/null 2>&1; then
+        options+=(-DA2SF_BUILD_TESTS=ON ${doctest:+-DA2SF_DOCTEST_INCLUDE="$doctest"})
+        targets+=(a2sf_cuda_tests)
+    fi
+    step configure 120 cmake "${options[@]}" &&
+        step build 1200 cmake --build "$out/build" -j "$jobs" --target "${targets[@]}" &&
         program=$out/build/cpp/cli/a2sf
+}
+
+# The backend's own tests, on the card.
+device_tests() {
+    local tests=$out/build/tests/cpp/a2sf_cuda_tests
+    if [[ ! -x $tests ]]; then
+        echo "== no doctest or no build of this script's own: without the C++ tests"
+        return
+    fi
+    step device-tests 600 "$tests" || true
 }
 
 model_of() {
@@ -111,11 +138,16 @@ time_all() {
 
 sanitize() {
     command -v compute-sanitizer >/dev/null || { echo "== no compute-sanitizer" && return; }
-    local tool
+    local tool type
     for tool in memcheck racecheck; do
         step "sanitizer-$tool" 300 compute-sanitizer --tool "$tool" --error-exitcode 9 \
             "$program" run --device "$device" --budget 64 -n 8 --batch 32 \
             -m "$(ls models/*.gguf)" -p "Nora keeps the stone letter in the white sack." || true
+        for type in Q4_K_M Q8_0; do
+            step "sanitizer-$tool-$type" 300 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+                "$program" bench --device "$device" -m "$(model_of tiny "$type")" -p 96 -n 8 -r 1 \
+                --kv-type q8_0 --policy a2sf,keydiff --budget 48 --batch 32 -q || true
+        done
     done
 }
 
@@ -123,8 +155,8 @@ sanitize() {
 python_tests() {
     [[ ${A2SF_PIP:-1} == 1 ]] || return 0
     local python=$out/venv/bin/python
-    step venv 60 python3 -m venv "$out/venv" || return 0
-    step pip 1200 "$python" -m pip install --quiet --retries 0 --timeout 10 . pytest gguf \
+    try_step venv 60 python3 -m venv "$out/venv" || { echo "-- no venv: without the Python tests" && return; }
+    try_step pip 1200 "$python" -m pip install --quiet --retries 0 --timeout 10 . pytest gguf \
         -C cmake.define.A2SF_CUDA="$cuda" || { echo "-- no package index: without the Python tests" && return; }
     if [[ -z ${A2SF_SHARED:-} && -d ../shared ]]; then A2SF_SHARED=$(cd ../shared && pwd); fi
     if [[ -n ${A2SF_SHARED:-} ]]; then
@@ -133,12 +165,14 @@ python_tests() {
     step python-devices 60 "$python" -c "import a2sf; assert '$device' in a2sf.devices(), a2sf.devices()" || true
     step python-parity 1200 "$python" -m pytest -q -p no:cacheprovider tests/python/test_parity.py \
         tests/python/test_weight_types.py || true
+    grep -q ' passed' "$out/python-parity.log" || failed+=("python-parity: no test ran")
 }
 
 if [[ $cuda == ON ]]; then
     step card 60 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.mem --format=csv || true
 fi
 build || exit 1
+device_tests
 step parity 300 python3 tests/bench/cuda_parity.py "$program" --device "$device" || true
 A2SF_CUDA_OVERLAP=0 step parity-apart 300 python3 tests/bench/cuda_parity.py "$program" --device "$device" || true
 deadline=$((SECONDS + ${A2SF_SECONDS:-600}))

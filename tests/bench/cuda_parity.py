@@ -3,8 +3,8 @@
     python3 tests/bench/cuda_parity.py PROGRAM [--device cuda]
 
 Mean nll of the bundled text under every way of storing K and V, without eviction and with budgets,
-on both devices. Exits 1 where one is more than a hundredth off. Says also how far greedy answers go
-together; rounding may part them.
+on both devices. Exits 1 where one is more than a hundredth off, without eviction two thousandths.
+Says also how far greedy answers go together; rounding may part them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-ALLOWED = 0.01  # of the mean nll: weights of 16 bits are rounded differently
+# Of the mean nll: products are rounded differently, and so may be who leaves of two that are alike.
+ALLOWED = {"full": 0.002, "evicting": 0.01}
 EVICTIONS = (
     [],
     ["--policy", "a2sf", "--budget", "64"],
@@ -69,17 +70,21 @@ def main() -> None:
     parser.add_argument("program")
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
-    worst = 0.0
+    wrong = []
     for kv_type in ("f32", "f16", "q8_0"):
         for eviction in EVICTIONS:
             cpu, other = (nll(args.program, at, kv_type, eviction) for at in ("cpu", args.device))
             off = abs(other / cpu - 1) if other == other else float("inf")
-            worst = max(worst, off)
             name = eviction[1] if eviction else "full"
+            allowed = ALLOWED["evicting" if eviction else "full"]
+            if off > allowed:
+                wrong.append(
+                    f"{kv_type} {name}: within {allowed:.1%} expected, found {off:.2%} off"
+                )
             print(f"{kv_type} {name}: nll {cpu:.5f} on cpu, {other:.5f} on {args.device}")
     print(f"greedy tokens that are the CPU's: {common_start(args.program, args.device)} of 32")
-    if worst > ALLOWED:
-        sys.exit(f"mean nll: within {ALLOWED:.0%} of the CPU's expected, found {worst:.2%} off")
+    if wrong:
+        sys.exit("mean nll against the CPU's:\n" + "\n".join(wrong))
 
 
 if __name__ == "__main__":

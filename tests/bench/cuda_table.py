@@ -82,8 +82,10 @@ def prompt(folder: Path, shape: str) -> Line:
     if rows:
         best = max(rows, key=lambda row: row["fraction_of_peak"])
         line.measured = f"{best['fraction_of_peak']:.1%}: {best['test']}, " + (
-            f"{best['tokens_per_s']:,.0f} tokens/s, {best['bfloat16_gflops']:,.0f} GFLOPS"
+            f"{best['tokens_per_s']:,.0f} tokens/s"
         )
+        if best["bfloat16_gflops"]:
+            line.measured += f", {best['bfloat16_gflops']:,.0f} GFLOPS"
         line.met = best["fraction_of_peak"] >= PROMPT
     return line
 

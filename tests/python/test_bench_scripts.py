@@ -282,6 +282,26 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.mark.slow
+def test_the_script_for_a_gpu_does_without_a_package_index(tmp_path: Path) -> None:
+    dead = "http://127.0.0.1:9/simple"
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "A2SF_DEVICE": "cpu",
+        "A2SF_PROGRAM": program(), "A2SF_SHAPES": "tiny", "A2SF_TYPES": "F16", "A2SF_SECONDS": "0",
+        "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": dead, "PIP_EXTRA_INDEX_URL": "",
+        "PIP_FIND_LINKS": "",
+    }  # fmt: skip
+    done = subprocess.run(
+        [BENCH / "cuda_all.sh", tmp_path],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert "no package index: without the Python tests" in done.stdout, done.stdout
+    assert "failed:" not in done.stdout, done.stdout
+
+
+@pytest.mark.slow
 def test_the_script_for_a_gpu_times_and_compares(dry_run: tuple[Path, str]) -> None:
     out, printed = dry_run
     names = [

@@ -196,6 +196,24 @@ def test_kept_positions(
     check_scores(session, truth.scores)
 
 
+@pytest.mark.parametrize("policy", ["full", "a2sf", "streaming"])
+def test_one_seed_is_one_stream_of_tokens(
+    llama: Path, ids: list[int], policy: str, device: str
+) -> None:
+    """Whatever the device, and however the prompt is cut."""
+    options = {} if policy == "full" else {"budget": 40, "prefill": "token"}
+    eviction = evicting(policy=policy, **options)
+
+    def stream(batch: int, where: str, seed: int) -> list[int]:
+        engine = a2sf.Engine(llama, device=where, kv_type="f32", batch=batch)
+        sampling = a2sf.Sampling(temperature=1.0, top_p=0.95, seed=seed)
+        return engine.generate(ids[:60], max_tokens=24, sampling=sampling, eviction=eviction).ids
+
+    expected = stream(7, "cpu", seed=5)
+    assert stream(512, device, seed=5) == expected
+    assert stream(512, device, seed=6) != expected
+
+
 @pytest.mark.parametrize("batch", [32, 40, 64])
 def test_the_window_of_snapkv_does_not_depend_on_chunks(
     llama: Path, ids: list[int], batch: int, device: str
