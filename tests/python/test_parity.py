@@ -201,8 +201,9 @@ def test_one_seed_is_one_stream_of_tokens(
     llama: Path, ids: list[int], policy: str, device: str
 ) -> None:
     """Whatever the device, and however the prompt is cut."""
-    options = {} if policy == "full" else {"budget": 40, "prefill": "token"}
-    eviction = evicting(policy=policy, **options)
+    eviction = a2sf.Eviction(policy="full")
+    if policy != "full":
+        eviction = evicting(policy=policy, budget=40, prefill="token")
 
     def stream(batch: int, where: str, seed: int) -> list[int]:
         engine = a2sf.Engine(llama, device=where, kv_type="f32", batch=batch)

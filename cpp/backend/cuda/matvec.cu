@@ -1,6 +1,6 @@
 // Products of single tokens: a warp per weight row and token. Quantised weights go through shared
-// memory, so that they are read in 16-byte words whatever the size of their blocks, two chunks ahead
-// of what is multiplied; then a lane takes 32 of them and dp4a multiplies bytes by bytes.
+// memory, so that they are read in 16-byte words whatever the size of their blocks, two chunks
+// ahead of what is multiplied; then a lane takes 32 of them and dp4a multiplies bytes by bytes.
 #include "backend/cuda/products.cuh"
 
 namespace a2sf {
