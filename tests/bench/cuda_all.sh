@@ -158,16 +158,17 @@ python_tests() {
     try_step venv 60 python3 -m venv "$out/venv" || { echo "-- no venv: without the Python tests" && return; }
     try_step pip 1200 "$python" -m pip install --quiet --retries 0 --timeout 10 . pytest gguf \
         -C cmake.define.A2SF_CUDA="$cuda" || { echo "-- no package index: without the Python tests" && return; }
-    if [[ -z ${A2SF_SHARED:-} && -d ../shared ]]; then A2SF_SHARED=$(cd ../shared && pwd); fi
-    if [[ -n ${A2SF_SHARED:-} ]]; then
-        export A2SF_SHARED A2SF_TEST_MODELS=$A2SF_SHARED/reference/models
-    fi
     step python-devices 60 "$python" -c "import a2sf; assert '$device' in a2sf.devices(), a2sf.devices()" || true
     step python-parity 1200 "$python" -m pytest -q -p no:cacheprovider tests/python/test_parity.py \
         tests/python/test_weight_types.py || true
     grep -q ' passed' "$out/python-parity.log" || failed+=("python-parity: no test ran")
 }
 
+# Reference models, where they lie beside the tree.
+if [[ -z ${A2SF_SHARED:-} && -d ../shared ]]; then A2SF_SHARED=$(cd ../shared && pwd); fi
+if [[ -n ${A2SF_SHARED:-} ]]; then
+    export A2SF_SHARED A2SF_TEST_MODELS=$A2SF_SHARED/reference/models
+fi
 if [[ $cuda == ON ]]; then
     step card 60 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.mem --format=csv || true
 fi
