@@ -39,6 +39,7 @@ struct AttendArgs {
 };
 
 AttendArgs attend_args(const CudaAttention &job);
+using AttendKernel = void (*)(AttendArgs);
 
 A2SF_INLINE KvHead head_rows(const AttendArgs &args, const uint8_t *rows, size_t first) {
     return {rows + first * args.row_bytes, args.row_bytes, args.head_dim};
@@ -47,6 +48,19 @@ A2SF_INLINE TurnedHead head_turns(const AttendArgs &args, size_t first) {
     TurnedHead turned = args.turned;
     if (turned.place != nullptr) turned.place += first;
     return turned;
+}
+
+// The KV head of a block, blockIdx.y, its first slot, and how many are live.
+struct HeadSlots {
+    size_t head, first, live;
+};
+A2SF_INLINE HeadSlots head_slots(const AttendArgs &args) {
+    return {blockIdx.y, args.first[blockIdx.y], args.live[blockIdx.y]};
+}
+
+// What a score that is added to keeps of itself. With a decay of 0 nothing, whatever was there.
+A2SF_INLINE float kept_score(const LaneArgs &lane, float score) {
+    return lane.decay == 0.0f ? 0.0f : lane.decay * score;
 }
 
 A2SF_INLINE bool sees(const AttendArgs &args, int32_t query_pos, int32_t pos) {

@@ -52,13 +52,9 @@ A2SF_INLINE Tile tile_in(unsigned char *memory, size_t stride, size_t slots) {
     return tile;
 }
 
-// A block's place: KV head, its first slot, and how many are live.
-struct Place {
-    size_t head, first, live;
-};
-
 // Rows [row, row + kRows) of this KV head; zeros behind the last.
-A2SF_INLINE void load_queries(const AttendArgs &args, const Place &at, size_t row, const Tile &to) {
+A2SF_INLINE void load_queries(const AttendArgs &args, const HeadSlots &at, size_t row,
+                              const Tile &to) {
     for (size_t i = threadIdx.x; i < kRows * args.stride; i += kThreads) {
         const size_t r = i / args.stride, d = i % args.stride;
         const size_t query = (row + r) / args.group, g = (row + r) % args.group;
@@ -74,7 +70,7 @@ A2SF_INLINE void load_queries(const AttendArgs &args, const Place &at, size_t ro
 
 // Rows of K or V of n slots from `slot` on.
 template <KvType kType, bool kKeys>
-A2SF_INLINE void load_slots(const AttendArgs &args, const Place &at, size_t slot, size_t n,
+A2SF_INLINE void load_slots(const AttendArgs &args, const HeadSlots &at, size_t slot, size_t n,
                             const Tile &to) {
     const KvHead head = head_rows(args, kKeys ? args.k : args.v, at.first);
     const TurnedHead turned = head_turns(args, at.first);
@@ -94,7 +90,7 @@ A2SF_INLINE void load_slots(const AttendArgs &args, const Place &at, size_t slot
 }
 
 // Positions of n slots from `slot` on; whether any row sees any of them. All threads call it.
-A2SF_INLINE bool load_positions(const AttendArgs &args, const Place &at, size_t slot, size_t n,
+A2SF_INLINE bool load_positions(const AttendArgs &args, const HeadSlots &at, size_t slot, size_t n,
                                 const Tile &to) {
     __syncthreads();  // nobody reads the slots before
     bool seen = false;
@@ -131,7 +127,7 @@ struct RowSum {
 
 // First pass: the output of one tile of rows. kColumns: per thread, at least stride / 8.
 template <KvType kType, int kColumns>
-A2SF_INLINE RowSum attend_tile(const AttendArgs &args, const Place &at, const BatchPlan &plan,
+A2SF_INLINE RowSum attend_tile(const AttendArgs &args, const HeadSlots &at, const BatchPlan &plan,
                                size_t row, const Tile &tile) {
     const size_t r = threadIdx.x / kRowLanes, lane = threadIdx.x % kRowLanes;
     RowSum own;
@@ -190,7 +186,7 @@ A2SF_INLINE float *part_sums(const AttendArgs &args, const BatchPlan &plan, int 
 
 // Second pass: adds the tile's rows to the part's sums, or begins them.
 template <KvType kType>
-A2SF_INLINE void score_tile(const AttendArgs &args, const Place &at, const BatchPlan &plan,
+A2SF_INLINE void score_tile(const AttendArgs &args, const HeadSlots &at, const BatchPlan &plan,
                             size_t row, bool begin, RowSum own, const Tile &tile) {
     const size_t r = threadIdx.x / kRowLanes, lane = threadIdx.x % kRowLanes;
     for (size_t slot = 0; slot < at.live; slot += plan.slots) {
@@ -231,7 +227,7 @@ template <KvType kType, int kColumns>
 __global__ void __launch_bounds__(kThreads) attend_rows(AttendArgs args) {
     after_others();
     const BatchPlan plan = plan_batch(args.m, args.group, args.stride, args.n_lanes > 0);
-    const Place at = {blockIdx.y, args.first[blockIdx.y], args.live[blockIdx.y]};
+    const HeadSlots at = head_slots(args);
     const Tile tile = tile_in(shared_memory(), args.stride, plan.slots);
     const size_t begin = plan.n_tiles * blockIdx.x / plan.n_parts;
     const size_t end = plan.n_tiles * (blockIdx.x + 1) / plan.n_parts;
@@ -253,7 +249,7 @@ __global__ void __launch_bounds__(kThreads) add_parts(AttendArgs args) {
     for (int lane = 0; lane < args.n_lanes; ++lane) {
         const LaneArgs &to = args.lanes[lane];
         float *score = to.scores + args.first[head] + s;
-        float sum = to.decay == 0.0f ? 0.0f : to.decay * *score;
+        float sum = kept_score(to, *score);
         for (size_t part = 0; part < plan.n_parts; ++part) {
             sum += part_sums(args, plan, lane, head, part)[s];
         }
@@ -261,7 +257,6 @@ __global__ void __launch_bounds__(kThreads) add_parts(AttendArgs args) {
     }
 }
 
-using AttendKernel = void (*)(AttendArgs);
 constexpr int kFew = 16, kMany = kCudaMostHeadDim / kRowLanes;
 constexpr AttendKernel kAttendRows[] = {attend_rows<KvType::F32, kMany>,
                                         attend_rows<KvType::F16, kMany>,

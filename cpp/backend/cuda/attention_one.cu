@@ -199,13 +199,11 @@ __global__ void __launch_bounds__(kThreads) join_runs(AttendArgs args) {
         for (int lane = 0; lane < args.n_lanes; ++lane) {
             const LaneArgs &to = args.lanes[lane];
             float *score = to.scores + args.first[head] + s;
-            const float kept = to.decay == 0.0f ? 0.0f : to.decay * *score;
-            *score = kept + to.query_weight[0] * sum;
+            *score = kept_score(to, *score) + to.query_weight[0] * sum;
         }
     }
 }
 
-using AttendKernel = void (*)(AttendArgs);
 constexpr AttendKernel kAttendRun[] = {attend_run<KvType::F32>, attend_run<KvType::F16>,
                                        attend_run<KvType::Q8_0>};
 

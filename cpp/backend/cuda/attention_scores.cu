@@ -190,12 +190,11 @@ __global__ void __launch_bounds__(kTileThreads) score_tensor(AttendArgs args) {
         if (lane >= args.n_lanes || threadIdx.x % 4 != 0 || s >= at.live) continue;
         const LaneArgs &to = args.lanes[lane];
         float *score = to.scores + at.first + s;
-        *score = (to.decay == 0.0f ? 0.0f : to.decay * *score) + total;
+        *score = kept_score(to, *score) + total;
     }
 }
 
-using Kernel = void (*)(AttendArgs);
-constexpr Kernel kScore[][2] = {
+constexpr AttendKernel kScore[][2] = {
     {score_tensor<KvType::F16, kFewDims>, score_tensor<KvType::F16, kManyDims>},
     {score_tensor<KvType::Q8_0, kFewDims>, score_tensor<KvType::Q8_0, kManyDims>}};
 

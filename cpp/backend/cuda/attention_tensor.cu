@@ -247,8 +247,7 @@ __global__ void __launch_bounds__(kTileThreads, kDim == kFewDims ? 3 : 2)
     put_rows(args, first_row, own);
 }
 
-using Kernel = void (*)(AttendArgs);
-constexpr Kernel kAttend[][2] = {
+constexpr AttendKernel kAttend[][2] = {
     {attend_tensor<KvType::F16, kFewDims>, attend_tensor<KvType::F16, kManyDims>},
     {attend_tensor<KvType::Q8_0, kFewDims>, attend_tensor<KvType::Q8_0, kManyDims>}};
 

@@ -71,14 +71,6 @@ A2SF_INLINE bool all_see(const AttendArgs &args, QueryRange queries, int32_t pos
     return pos <= queries.first && (args.window == 0 || pos > queries.last - args.window);
 }
 
-// The slots of a block's KV head.
-struct HeadSlots {
-    size_t head, first, live;
-};
-A2SF_INLINE HeadSlots head_slots(const AttendArgs &args) {
-    return {blockIdx.y, args.first[blockIdx.y], args.live[blockIdx.y]};
-}
-
 // K or V of the slots from `slot` on, zeros behind the last: halves as they are, beside the
 // arithmetic, where their rows are whole words; others are decoded.
 template <KvType kType, bool kKeys, int kDim>
