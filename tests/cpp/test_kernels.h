@@ -24,7 +24,8 @@ struct Tolerances {
     double sum = 3e-7;  // a float sum of up to some thousand terms, in lanes
     // Output relative to a large |v|, scores to the sum of weights; a logit of 20 rounds by 1e-6.
     double attention = 5e-6;
-    // bfloat16: a logit that sums 64 terms of 0.4 rounds by some per cent; halves: by an eighth.
+    // bfloat16: a logit that sums 64 terms of 0.4 rounds by some per cent; halves: by an eighth of
+    // that.
     double attention_tiles = 0.05;
     double attention_halves = 0x1p-7;
     double half = 0x1p-11;                // rounding to binary16, relative

@@ -259,22 +259,26 @@ def test_the_evidence_is_made_by_commands_that_there_are(tmp_path: Path) -> None
                              given.policy.replace("local", "streaming")}))  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """What cuda_all.sh leaves and prints where it times the CPU and a tiny model."""
-    out = tmp_path_factory.mktemp("cuda-all")
-    environment = {
+def cuda_all(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """cuda_all.sh where it times the CPU and a tiny model."""
+    common = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "A2SF_DEVICE": "cpu", "A2SF_PROGRAM": program(), "A2SF_PIP": "0", "A2SF_SHAPES": "tiny",
-        "A2SF_TYPES": "F16 Q8_0", "A2SF_DEPTHS": "64,96", "A2SF_BUDGET": "32",
+        "A2SF_DEVICE": "cpu", "A2SF_PROGRAM": program(), "A2SF_SHAPES": "tiny",
     }  # fmt: skip
-    done = subprocess.run(
+    return subprocess.run(
         [BENCH / "cuda_all.sh", out],
-        env={**os.environ, **environment},
+        env={**os.environ, **common, **environment},
         capture_output=True,
         text=True,
         timeout=600,
     )
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What it leaves and prints."""
+    out = tmp_path_factory.mktemp("cuda-all")
+    done = cuda_all(out, A2SF_PIP="0", A2SF_TYPES="F16 Q8_0", A2SF_DEPTHS="64,96", A2SF_BUDGET="32")
     assert done.returncode in (0, 1), done.stderr
     assert done.stderr == ""
     assert "failed:" not in done.stdout, done.stdout
@@ -283,20 +287,11 @@ def dry_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.mark.slow
 def test_the_script_for_a_gpu_does_without_a_package_index(tmp_path: Path) -> None:
-    dead = "http://127.0.0.1:9/simple"
-    environment = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "A2SF_DEVICE": "cpu",
-        "A2SF_PROGRAM": program(), "A2SF_SHAPES": "tiny", "A2SF_TYPES": "F16", "A2SF_SECONDS": "0",
-        "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": dead, "PIP_EXTRA_INDEX_URL": "",
-        "PIP_FIND_LINKS": "",
+    index = {
+        "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "",
     }  # fmt: skip
-    done = subprocess.run(
-        [BENCH / "cuda_all.sh", tmp_path],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = cuda_all(tmp_path, A2SF_TYPES="F16", A2SF_SECONDS="0", **index)
     assert "no package index: without the Python tests" in done.stdout, done.stdout
     assert "failed:" not in done.stdout, done.stdout
 

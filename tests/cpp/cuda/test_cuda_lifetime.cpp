@@ -1,9 +1,6 @@
 // What an emulated GPU has left when backends, models and sessions are gone, however they ended.
 #include <doctest/doctest.h>
 
-#include <filesystem>
-#include <fstream>
-
 #include "cuda_fixture.h"
 #include "small_sessions.h"
 

@@ -25,29 +25,36 @@ SessionOptions small_options(const Policy &policy) {
     return options;
 }
 
-}  // namespace
-
-TEST_CASE("cuda waits: decoding waits once per token, however many layers there are") {
+// body(engine, options): models of several depths, every policy.
+template <typename Body>
+void each_depth_and_policy(const Body &body) {
     for (const uint32_t n_layers : {2u, 3u}) {
         TinyModel shape;
         shape.n_layers = n_layers;
         const Engine engine = load_tiny(shape, "cuda");
         for (const Policy *policy : policies()) {
             CAPTURE(std::string(policy->name));
-            SessionOptions options = small_options(*policy);
-            Session session(engine.model, options);
-            session.reserve(60);
-            session.feed(some_ids(30));
-            const auto feed = [&](size_t n) {
-                for (const int32_t id : some_ids(n, 2)) session.feed({&id, 1});
-            };
-            feed(1);
-            const size_t n_before = cuda_emulator::counts.n_waits;
-            feed(6);
-            const size_t n_waits = cuda_emulator::counts.n_waits - n_before;
-            CHECK(n_waits == 6);
+            body(engine, small_options(*policy));
         }
     }
+}
+
+}  // namespace
+
+TEST_CASE("cuda waits: decoding waits once per token, however many layers there are") {
+    each_depth_and_policy([](const Engine &engine, const SessionOptions &options) {
+        Session session(engine.model, options);
+        session.reserve(60);
+        session.feed(some_ids(30));
+        const auto feed = [&](size_t n) {
+            for (const int32_t id : some_ids(n, 2)) session.feed({&id, 1});
+        };
+        feed(1);
+        const size_t n_before = cuda_emulator::counts.n_waits;
+        feed(6);
+        const size_t n_waits = cuda_emulator::counts.n_waits - n_before;
+        CHECK(n_waits == 6);
+    });
 }
 
 TEST_CASE("cuda waits: a prompt that is read token by token waits for nothing in between") {
@@ -63,22 +70,17 @@ TEST_CASE("cuda waits: a prompt that is read token by token waits for nothing in
 }
 
 TEST_CASE("cuda waits: a prompt in chunks waits for its end alone, however many layers there are") {
-    for (const uint32_t n_layers : {2u, 3u}) {
-        TinyModel shape;
-        shape.n_layers = n_layers;
-        const Engine engine = load_tiny(shape, "cuda");
-        for (const Policy *policy : policies()) {
-            CAPTURE(std::string(policy->name));
-            SessionOptions options = small_options(*policy);
-            if (policy->evicts()) options.eviction.prefill = PromptMode::Chunk;
-            Session session(engine.model, options);
-            session.reserve(160);
-            session.feed(some_ids(24));
-            const size_t n_before = cuda_emulator::counts.n_waits;
-            session.feed(some_ids(72));
-            CHECK(cuda_emulator::counts.n_waits <= n_before + 3);
+    each_depth_and_policy([](const Engine &engine, SessionOptions options) {
+        if (find_policy(options.eviction.policy).evicts()) {
+            options.eviction.prefill = PromptMode::Chunk;
         }
-    }
+        Session session(engine.model, options);
+        session.reserve(160);
+        session.feed(some_ids(24));
+        const size_t n_before = cuda_emulator::counts.n_waits;
+        session.feed(some_ids(72));
+        CHECK(cuda_emulator::counts.n_waits <= n_before + 3);
+    });
 }
 
 TEST_CASE("cuda waits: compact positions are found on the GPU, too") {
